@@ -1,9 +1,7 @@
-"""The app: start and stop, CORS, errors, the router, /health."""
+"""The app: start, CORS, the router, errors, /health."""
 
 import logging
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,61 +12,45 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from backend import db
 from backend.auth.jwt import ORIGIN, KeysUnavailableError, origin
 from backend.dependencies import bearer, get_current_user
-from backend.models import PATTERN_ERRORS
+from backend.models import RULES
 from backend.routes import tasks
-
-MAX_BODY = 64 * 1024  # bytes
 
 logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
 logging.getLogger("backend").setLevel(logging.INFO)
 db.create_tables()  # before anything listens
 
 
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    yield
-    db.close()
+def limit_body(app: ASGIApp) -> ASGIApp:
+    """Refuse a body over 64 KiB as it arrives.
 
-
-class LimitBody:
-    """Refuse bodies over MAX_BODY as they arrive.
-
-    FastAPI(max_body_size=...) runs a DELETE whose body is too large before it answers 413, in plain text without CORS.
+    FastAPI's own max_body_size answers 413 in plain text and without CORS, and only after it has done a DELETE.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
         size = 0
 
-        async def limited() -> Message:
+        async def counted() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > MAX_BODY:
-                raise HTTPException(413, f"The body must have at most {MAX_BODY} bytes.")
+            if size > 65536:
+                raise HTTPException(413, "The body is larger than 65536 bytes.")
             return message
 
-        await self.app(scope, limited, send)
+        await app(scope, counted, send)
+
+    return limited
 
 
-app = FastAPI(title="Todo backend", lifespan=lifespan, redirect_slashes=False)
-app.add_middleware(LimitBody)
+app = FastAPI(title="Todo", lifespan=db.lifespan, redirect_slashes=False)
+app.add_middleware(limit_body)
+trusted = [url for url in os.environ.get("BETTER_AUTH_TRUSTED_ORIGINS", "").split(",") if url.strip()]
 app.add_middleware(
     CORSMiddleware,
-    allow_origins=[
-        ORIGIN,
-        *(
-            origin("BETTER_AUTH_TRUSTED_ORIGINS", url)
-            for url in os.environ.get("BETTER_AUTH_TRUSTED_ORIGINS", "").split(",")
-            if url.strip()
-        ),
-    ],
+    allow_origins=[ORIGIN, *(origin("BETTER_AUTH_TRUSTED_ORIGINS", url) for url in trusted)],
     allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
     allow_headers=["*"],
     allow_credentials=True,
-    expose_headers=["Retry-After"],
 )
 app.include_router(tasks.router)
 
@@ -79,24 +61,24 @@ async def health() -> dict[str, str]:
 
 
 @app.exception_handler(RequestValidationError)
-@app.exception_handler(400)  # what FastAPI makes of a body that it cannot parse at all
+@app.exception_handler(400)  # for a body that FastAPI cannot parse
 async def refuse_input(request: Request, error: Exception) -> JSONResponse:
-    """Answer 400; first 401 and 403, since FastAPI parses a body before it asks whose it is."""
+    """Answer 400; but 401 or 403 first, for FastAPI parses the body before it asks whose it is."""
     await get_current_user(request.path_params["user_id"], await bearer(request))
-    problem = error.errors()[0] if isinstance(error, RequestValidationError) else {"type": "json_invalid", "loc": ()}
-    field = next((str(name) for name in problem["loc"][1:]), "body")
-    if problem["type"] == "json_invalid":
-        detail = "body: not valid JSON"
-    elif problem["type"] == "string_pattern_mismatch":
-        detail = f"{field}: {PATTERN_ERRORS[field]}"
-    else:
-        detail = f"{field}: {problem['msg']}"
-    return JSONResponse({"detail": f"{detail}."}, 400)
+    where = error.errors()[0]["loc"] if isinstance(error, RequestValidationError) else ()
+    field = next((name for name in where[1:] if name in RULES), "body")
+    return JSONResponse({"detail": f"{field} {RULES[field]}."}, 400)
 
 
 @app.exception_handler(db.DatabaseUnavailableError)
 @app.exception_handler(KeysUnavailableError)
-async def unavailable(request: Request, error: Exception) -> JSONResponse:
-    """Answer 503: nothing is known to be wrong with the request."""
-    what = "database" if isinstance(error, db.DatabaseUnavailableError) else "sign-in service"
-    return JSONResponse({"detail": f"The {what} is unavailable; try again."}, 503, {"Retry-After": "2"})
+async def unavailable(_request: Request, _error: Exception) -> JSONResponse:
+    """Answer 503: the request may be right, and may be tried again."""
+    return JSONResponse(
+        {"detail": "The database or the sign-in service is unavailable; try again."}, 503, {"Retry-After": "5"}
+    )
+
+
+for path in app.openapi()["paths"].values():
+    for operation in path.values():
+        operation["responses"].pop("422", None)  # FastAPI lists it for every parameter; here it is a 400

@@ -7,128 +7,99 @@ from fastapi import APIRouter, HTTPException, Path
 from pydantic import BeforeValidator
 from sqlalchemy import Executable, bindparam, case, delete, func, not_, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlmodel import col, select
+from sqlmodel import select
 
 from backend.auth.jwt import Identity
 from backend.db import fetch
 from backend.dependencies import CurrentUser
 from backend.models import Problem, Task, TaskCompletion, TaskCreate, TaskPublic, TaskUpdate, User
 
-logger = logging.getLogger(__name__)
-router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"])
+# `user_id` is always the `sub` of a verified token, never a value of the request.
+users, tasks = User.__table__.c, Task.__table__.c
+own, this = tasks.user_id == bindparam("user_id"), tasks.id == bindparam("task_id")
 
-# Every statement carries its owner: `user_id` is the `sub` of the verified token, never a value of the request.
-own = col(Task.user_id) == bindparam("user_id")
-this = col(Task.id) == bindparam("task_id")
-tasks = Task.__table__
-
-LIST = select(tasks).where(own).order_by(tasks.c.id)
-READ = select(tasks).where(own, this)
+LIST = select(*tasks).where(own).order_by(tasks.id)
+READ = select(*tasks).where(own, this)
 owner = insert(User).values(id=bindparam("user_id"), email=bindparam("email"), name=bindparam("name"))
-known = {"email": func.coalesce(owner.excluded.email, User.email), "name": func.coalesce(owner.excluded.name, User.name)}
+known = tuple_(func.coalesce(owner.excluded.email, users.email), func.coalesce(owner.excluded.name, users.name))
 owner = owner.on_conflict_do_update(
-    index_elements=[User.id],
-    set_=known,
-    where=tuple_(User.email, User.name).is_distinct_from(tuple_(*known.values())),
+    index_elements=[users.id],
+    set_=dict(zip(("email", "name"), known.clauses, strict=True)),
+    where=tuple_(users.email, users.name).is_distinct_from(known),  # else each task would write its user anew
 )
 CREATE = (
-    insert(tasks)
+    insert(Task)
     .add_cte(owner.cte("owner"))
     .values(user_id=bindparam("user_id"), title=bindparam("title"), description=bindparam("description"))
-    .returning(tasks)
+    .returning(*tasks)
 )
+new_title, new_completed, now = bindparam("new_title"), bindparam("new_completed"), func.now()
+described = case((bindparam("describe"), bindparam("new_description")), else_=tasks.description)
 UPDATE = (
-    update(tasks)
+    update(Task)
     .where(own, this)
+    .returning(*tasks)
     .values(
-        title=func.coalesce(bindparam("new_title"), tasks.c.title),
-        description=case((bindparam("describe"), bindparam("new_description")), else_=tasks.c.description),
-        completed=func.coalesce(bindparam("new_completed"), tasks.c.completed),
-        updated_at=func.now(),
+        title=func.coalesce(new_title, tasks.title),
+        description=described,
+        completed=func.coalesce(new_completed, tasks.completed),
+        updated_at=now,
     )
-    .returning(tasks)
 )
-TOGGLE = (
-    update(tasks)
-    .where(own, this)
-    .values(completed=func.coalesce(bindparam("new_completed"), not_(tasks.c.completed)), updated_at=func.now())
-    .returning(tasks)
-)
-DELETE = delete(tasks).where(own, this).returning(tasks.c.id)
+toggled = func.coalesce(new_completed, not_(tasks.completed))
+TOGGLE = update(Task).where(own, this).returning(*tasks).values(completed=toggled, updated_at=now)
+DELETE = delete(Task).where(own, this).returning(tasks.id)
 
-# Digits alone: pydantic would take 1_0 and +1 too. PostgreSQL's integer ends at 2^31 - 1.
+router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"])
+logger = logging.getLogger(__name__)
+# Digits alone: pydantic would take 1_0 and +1 as well. PostgreSQL's integer ends at 2^31 - 1.
 TaskId = Annotated[int, BeforeValidator(lambda text: text if text.isdecimal() else None), Path(ge=1, le=2**31 - 1)]
 
-PROBLEMS = {
-    400: "title: must have 1 to 200 characters, not only blanks, and no NUL.",
-    401: "The token is expired.",
-    403: "The token is for another user.",
-    404: "You have no such task.",
-    413: "The body must have at most 65536 bytes.",
-    503: "The database is unavailable; try again.",
-}
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return these error statuses, and those of every route, as FastAPI's `responses` takes them."""
+    return {status: {"model": Problem} for status in sorted({401, 403, 503, *statuses})}
 
 
-def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe these error answers for the OpenAPI document."""
-    return {
-        status: {"model": Problem, "content": {"application/json": {"example": {"detail": PROBLEMS[status]}}}}
-        for status in statuses
-    }
-
-
-async def fetch_one(statement: Executable, user: Identity, **parameters: object) -> Any:
-    """Return the one row, or raise 404; the same whether the task is missing or another user's."""
+async def one(done: str, statement: Executable, user: Identity, **parameters: object) -> object:
+    """Run a statement about one task and return its row; raise 404 if this user has no such task."""
     rows = await fetch(statement, user_id=user.id, **parameters)
     if not rows:
         raise HTTPException(404, "You have no such task.")
+    if done:
+        logger.info("task %s: user %s, task %d", done, user.id, rows[0]["id"])
     return rows[0]
 
 
-@router.get("", responses=answers(401, 403, 503))
 @router.get("/", include_in_schema=False)
-async def list_tasks(user: CurrentUser) -> list[TaskPublic]:
+@router.get("", response_model=list[TaskPublic], responses=problems())
+async def list_tasks(user: CurrentUser) -> object:
     return await fetch(LIST, user_id=user.id)
 
 
-@router.post("", status_code=201, responses=answers(400, 401, 403, 413, 503))
-@router.post("/", status_code=201, include_in_schema=False)
-async def create_task(user: CurrentUser, body: TaskCreate) -> TaskPublic:
-    task = await fetch_one(
-        CREATE, user, email=user.email, name=user.name, title=body.title, description=body.description or None
-    )
-    logger.info("task created: user %s, task %d", user.id, task["id"])
-    return task
+@router.post("/", response_model=TaskPublic, status_code=201, include_in_schema=False)
+@router.post("", response_model=TaskPublic, status_code=201, responses=problems(400, 413))
+async def create_task(user: CurrentUser, body: TaskCreate) -> object:
+    text = {"title": body.title, "description": body.description or None}
+    return await one("created", CREATE, user, email=user.email, name=user.name, **text)
 
 
-@router.get("/{task_id}", responses=answers(400, 401, 403, 404, 503))
-async def read_task(user: CurrentUser, task_id: TaskId) -> TaskPublic:
-    return await fetch_one(READ, user, task_id=task_id)
+@router.get("/{task_id}", response_model=TaskPublic, responses=problems(400, 404))
+async def read_task(user: CurrentUser, task_id: TaskId) -> object:
+    return await one("", READ, user, task_id=task_id)
 
 
-@router.put("/{task_id}", responses=answers(400, 401, 403, 404, 413, 503))
-async def update_task(user: CurrentUser, task_id: TaskId, body: TaskUpdate) -> TaskPublic:
-    task = await fetch_one(
-        UPDATE,
-        user,
-        task_id=task_id,
-        new_title=body.title,
-        describe="description" in body.model_fields_set,
-        new_description=body.description or None,
-        new_completed=body.completed,
-    )
-    logger.info("task updated: user %s, task %d", user.id, task_id)
-    return task
+@router.put("/{task_id}", response_model=TaskPublic, responses=problems(400, 404, 413))
+async def update_task(user: CurrentUser, task_id: TaskId, body: TaskUpdate) -> object:
+    new = {"new_title": body.title, "new_description": body.description or None, "new_completed": body.completed}
+    return await one("updated", UPDATE, user, task_id=task_id, describe="description" in body.model_fields_set, **new)
 
 
-@router.patch("/{task_id}/complete", responses=answers(400, 401, 403, 404, 413, 503))
-async def toggle_task(user: CurrentUser, task_id: TaskId, body: TaskCompletion | None = None) -> TaskPublic:
-    task = await fetch_one(TOGGLE, user, task_id=task_id, new_completed=body and body.completed)
-    logger.info("task completed: user %s, task %d, %s", user.id, task_id, task["completed"])
-    return task
+@router.patch("/{task_id}/complete", response_model=TaskPublic, responses=problems(400, 404, 413))
+async def toggle_task(user: CurrentUser, task_id: TaskId, body: TaskCompletion | None = None) -> object:
+    return await one("completed", TOGGLE, user, task_id=task_id, new_completed=body and body.completed)
 
 
-@router.delete("/{task_id}", status_code=204, responses=answers(400, 401, 403, 404, 503))
+@router.delete("/{task_id}", status_code=204, responses=problems(400, 404))
 async def delete_task(user: CurrentUser, task_id: TaskId) -> None:
-    await fetch_one(DELETE, user, task_id=task_id)
-    logger.info("task deleted: user %s, task %d", user.id, task_id)
+    await one("deleted", DELETE, user, task_id=task_id)
