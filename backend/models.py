@@ -7,7 +7,7 @@ from pydantic import StrictBool, StringConstraints
 from sqlalchemy import DateTime, Index, false, func
 from sqlmodel import Field, SQLModel
 
-NOW: Any = {"sa_type": DateTime(timezone=True), "sa_column_kwargs": {"server_default": func.now()}}
+NOW: Any = {"server_default": func.now()}
 
 
 class User(SQLModel, table=True):
@@ -23,8 +23,8 @@ class TaskPublic(SQLModel):
     title: str = Field(max_length=200)
     description: str | None = Field(max_length=1000)
     completed: bool = Field(sa_column_kwargs={"server_default": false()})
-    created_at: datetime = Field(**NOW)
-    updated_at: datetime = Field(**NOW)
+    created_at: datetime = Field(sa_type=DateTime(timezone=True), sa_column_kwargs=NOW)
+    updated_at: datetime = Field(sa_type=DateTime(timezone=True), sa_column_kwargs=NOW)
 
 
 class Task(TaskPublic, table=True):

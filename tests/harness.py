@@ -30,7 +30,9 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def token(user: str = "ada", *, key: Any = SECRET, algorithm: str = "HS256", kid: str | None = None, **claims: Any) -> str:
+def token(
+    user: str = "ada", *, key: Any = SECRET, algorithm: str = "HS256", kid: str | None = None, **claims: Any
+) -> str:
     """Return a token; a claim given as None is left out, and `seconds` says how long it is valid."""
     payload = {"sub": user, "exp": int(time.time()) + claims.pop("seconds", 3600)} | claims
     payload = {name: value for name, value in payload.items() if value is not None}

@@ -7,51 +7,36 @@ from fastapi import APIRouter, HTTPException, Path
 from pydantic import BeforeValidator
 from sqlalchemy import Executable, bindparam, case, delete, func, not_, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlmodel import select
+from sqlmodel import SQLModel, select
 
 from backend.auth.jwt import Identity
 from backend.db import fetch
 from backend.dependencies import CurrentUser
 from backend.models import Problem, Task, TaskCompletion, TaskCreate, TaskPublic, TaskUpdate, User
 
+users, tasks = SQLModel.metadata.tables["users"].c, SQLModel.metadata.tables["tasks"].c
 # `user_id` is always the `sub` of a verified token, never a value of the request.
-users, tasks = User.__table__.c, Task.__table__.c
 own, this = tasks.user_id == bindparam("user_id"), tasks.id == bindparam("task_id")
+sent = {name: bindparam(f"new_{name}", type_=tasks[name].type) for name in ("title", "description", "completed")}
 
 LIST = select(*tasks).where(own).order_by(tasks.id)
 READ = select(*tasks).where(own, this)
 owner = insert(User).values(id=bindparam("user_id"), email=bindparam("email"), name=bindparam("name"))
-known = tuple_(func.coalesce(owner.excluded.email, users.email), func.coalesce(owner.excluded.name, users.name))
-owner = owner.on_conflict_do_update(
-    index_elements=[users.id],
-    set_=dict(zip(("email", "name"), known.clauses, strict=True)),
-    where=tuple_(users.email, users.name).is_distinct_from(known),  # else each task would write its user anew
+known = {name: func.coalesce(owner.excluded[name], users[name]) for name in ("email", "name")}
+changed = tuple_(users.email, users.name).is_distinct_from(tuple_(*known.values()))  # else each task writes its user
+owner = owner.on_conflict_do_update(index_elements=["id"], set_=known, where=changed)
+task = insert(Task).values(user_id=bindparam("user_id"), title=sent["title"], description=sent["description"])
+CREATE = task.add_cte(owner.cte("owner")).returning(*tasks)
+update_own = update(Task).where(own, this).values(updated_at=func.now()).returning(*tasks)
+UPDATE = update_own.values(
+    title=func.coalesce(sent["title"], tasks.title),
+    description=case((bindparam("describe"), sent["description"]), else_=tasks.description),
+    completed=func.coalesce(sent["completed"], tasks.completed),
 )
-CREATE = (
-    insert(Task)
-    .add_cte(owner.cte("owner"))
-    .values(user_id=bindparam("user_id"), title=bindparam("title"), description=bindparam("description"))
-    .returning(*tasks)
-)
-new_title, new_completed, now = bindparam("new_title"), bindparam("new_completed"), func.now()
-described = case((bindparam("describe"), bindparam("new_description")), else_=tasks.description)
-UPDATE = (
-    update(Task)
-    .where(own, this)
-    .returning(*tasks)
-    .values(
-        title=func.coalesce(new_title, tasks.title),
-        description=described,
-        completed=func.coalesce(new_completed, tasks.completed),
-        updated_at=now,
-    )
-)
-toggled = func.coalesce(new_completed, not_(tasks.completed))
-TOGGLE = update(Task).where(own, this).returning(*tasks).values(completed=toggled, updated_at=now)
+TOGGLE = update_own.values(completed=func.coalesce(sent["completed"], not_(tasks.completed)))
 DELETE = delete(Task).where(own, this).returning(tasks.id)
 
 router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"])
-logger = logging.getLogger(__name__)
 # Digits alone: pydantic would take 1_0 and +1 as well. PostgreSQL's integer ends at 2^31 - 1.
 TaskId = Annotated[int, BeforeValidator(lambda text: text if text.isdecimal() else None), Path(ge=1, le=2**31 - 1)]
 
@@ -67,7 +52,7 @@ async def one(done: str, statement: Executable, user: Identity, **parameters: ob
     if not rows:
         raise HTTPException(404, "You have no such task.")
     if done:
-        logger.info("task %s: user %s, task %d", done, user.id, rows[0]["id"])
+        logging.getLogger(__name__).info("task %s: user %s, task %d", done, user.id, rows[0]["id"])
     return rows[0]
 
 
@@ -80,8 +65,8 @@ async def list_tasks(user: CurrentUser) -> object:
 @router.post("/", response_model=TaskPublic, status_code=201, include_in_schema=False)
 @router.post("", response_model=TaskPublic, status_code=201, responses=problems(400, 413))
 async def create_task(user: CurrentUser, body: TaskCreate) -> object:
-    text = {"title": body.title, "description": body.description or None}
-    return await one("created", CREATE, user, email=user.email, name=user.name, **text)
+    values = {"new_title": body.title, "new_description": body.description or None}
+    return await one("created", CREATE, user, email=user.email, name=user.name, **values)
 
 
 @router.get("/{task_id}", response_model=TaskPublic, responses=problems(400, 404))
@@ -91,8 +76,9 @@ async def read_task(user: CurrentUser, task_id: TaskId) -> object:
 
 @router.put("/{task_id}", response_model=TaskPublic, responses=problems(400, 404, 413))
 async def update_task(user: CurrentUser, task_id: TaskId, body: TaskUpdate) -> object:
-    new = {"new_title": body.title, "new_description": body.description or None, "new_completed": body.completed}
-    return await one("updated", UPDATE, user, task_id=task_id, describe="description" in body.model_fields_set, **new)
+    values = {"new_title": body.title, "new_description": body.description or None, "new_completed": body.completed}
+    describe = "description" in body.model_fields_set
+    return await one("updated", UPDATE, user, task_id=task_id, describe=describe, **values)
 
 
 @router.patch("/{task_id}/complete", response_model=TaskPublic, responses=problems(400, 404, 413))

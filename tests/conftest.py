@@ -1,0 +1,38 @@
+"""One PostgreSQL and one service for all quick tests; each test is a user of its own."""
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests import harness
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[harness.Postgres]:
+    with harness.postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def api(database: harness.Postgres) -> Iterator[harness.Service]:
+    """The service; TEST_DATABASE_URL puts it on another database, such as one behind a pooler."""
+    url = os.environ.get("TEST_DATABASE_URL") or database.create_database()
+    with harness.service(NEON_DATABASE_URL=url) as service:
+        yield service
+
+
+@pytest.fixture
+def user() -> str:
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def other() -> str:
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def task(api: harness.Service, user: str) -> dict[str, object]:
+    return api.request("POST", "", user, json={"title": "Buy milk", "description": "2 litres"}).json()
