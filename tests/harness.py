@@ -103,6 +103,7 @@ class Service:
     def __init__(self, *options: str, program: tuple[str, ...] = ("-m", "uvicorn"), **environment: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.database = environment.get("NEON_DATABASE_URL", "")
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - closed by stop()
         self.process = subprocess.Popen(
             [sys.executable, *program, "backend.main:app", "--port", str(self.port), *options],
@@ -166,10 +167,9 @@ class Proxy:
         self.connections = 0  # ever accepted
         self.silent = False  # accept, and forward nothing
         self.answers_lost = False  # forward what the client says, and drop the answers
-        self.loop = asyncio.new_event_loop()
         self.writers: set[asyncio.StreamWriter] = set()
         self.started = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
     @property
     def url(self) -> str:
@@ -182,7 +182,7 @@ class Proxy:
 
     def __exit__(self, *_: object) -> None:
         self.cut()
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.loop.call_soon_threadsafe(self.stopped.set)
         self.thread.join(5)
 
     def cut(self, reset: bool = False) -> None:
@@ -197,11 +197,12 @@ class Proxy:
 
         self.loop.call_soon_threadsafe(close)
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", self.port))
+    async def _run(self) -> None:
+        self.loop, self.stopped = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.started.set()
-        self.loop.run_forever()
+        await self.stopped.wait()
+        server.close()
 
     async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         self.connections += 1
