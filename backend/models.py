@@ -3,11 +3,22 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import StrictBool, StringConstraints
+from pydantic import Field as About, StrictBool, StringConstraints, create_model
 from sqlalchemy import DateTime, Index, false, func
 from sqlmodel import Field, SQLModel
 
-NOW: Any = {"server_default": func.now()}
+RULES = {
+    "title": "must be text of 1 to 200 characters, not all blank, without NUL",
+    "description": "must be null or text of at most 1000 characters, without NUL",
+    "completed": "must be true or false",
+    "task_id": "must be a whole number from 1 to 2147483647",
+    "body": "must be a JSON object, sent as application/json",
+}
+# Lengths are in code points, as PostgreSQL counts them; its text cannot hold NUL.
+TITLE = About(strict=True, pattern=r"^\s*[^\s\x00]([^\x00]{0,198}[^\s\x00])?\s*$", examples=["Buy milk"])
+Title = Annotated[str, StringConstraints(strip_whitespace=True), TITLE]
+Description = Annotated[str, About(strict=True, pattern=r"^[^\x00]{0,1000}$", examples=["2 litres"])]
+ABSENT: Any = Field(default_factory=lambda: None)  # may be left out, but not null as with a plain default of None
 
 
 class User(SQLModel, table=True):
@@ -18,32 +29,18 @@ class User(SQLModel, table=True):
 
 
 class TaskPublic(SQLModel):
-    id: int = Field(primary_key=True)
-    user_id: str = Field(foreign_key="users.id", max_length=255)
-    title: str = Field(max_length=200)
-    description: str | None = Field(max_length=1000)
+    id: int = Field(primary_key=True, schema_extra={"examples": [1]})
+    user_id: str = Field(foreign_key="users.id", max_length=255, schema_extra={"examples": ["ada"]})
+    title: str = Field(max_length=200, schema_extra={"examples": ["Buy milk"]})
+    description: str | None = Field(max_length=1000, schema_extra={"examples": ["2 litres"]})
     completed: bool = Field(sa_column_kwargs={"server_default": false()})
-    created_at: datetime = Field(sa_type=DateTime(timezone=True), sa_column_kwargs=NOW)
-    updated_at: datetime = Field(sa_type=DateTime(timezone=True), sa_column_kwargs=NOW)
+    created_at: datetime = Field(sa_type=DateTime(timezone=True), sa_column_kwargs={"server_default": func.now()})
+    updated_at: datetime = Field(sa_type=DateTime(timezone=True), sa_column_kwargs={"server_default": func.now()})
 
 
 class Task(TaskPublic, table=True):
     __tablename__ = "tasks"
     __table_args__ = (Index("ix_tasks_user_id_id", "user_id", "id"),)  # one user's list, in its order
-
-
-# Lengths are in code points, as PostgreSQL counts them; its text cannot hold NUL.
-TITLE = r"^\s*[^\s\x00]([^\x00]{0,198}[^\s\x00])?\s*$"
-Title = Annotated[str, StringConstraints(strict=True, strip_whitespace=True, pattern=TITLE)]
-Description = Annotated[str, StringConstraints(strict=True, pattern=r"^[^\x00]{0,1000}$")]
-ABSENT: Any = Field(default_factory=lambda: None)  # may be left out, but not null as with a plain default of None
-RULES = {
-    "title": "must be text of 1 to 200 characters, not all blank, without NUL",
-    "description": "must be null or text of at most 1000 characters, without NUL",
-    "completed": "must be true or false",
-    "task_id": "must be a whole number from 1 to 2147483647",
-    "body": "must be a JSON object, sent as application/json",
-}
 
 
 class TaskCreate(SQLModel):
@@ -60,5 +57,4 @@ class TaskUpdate(TaskCompletion):
     description: Description | None = None
 
 
-class Problem(SQLModel):
-    detail: str = Field(schema_extra={"examples": [f"title {RULES['title']}."]})
+Problem = create_model("Problem", detail=(str, About(examples=[f"title {RULES['title']}."])))

@@ -28,7 +28,7 @@ GENUINE = {
     "bare": token(),
     "with issuer and audience": token(iss=FRONTEND, aud=FRONTEND),
     "with a list of audiences": token(aud=["https://else.example", FRONTEND]),
-    "expired within the leeway": token(seconds=-20),
+    "expired within the leeway": None,
     "issued within the leeway of now": token(iat=int(time.time()) + 20, nbf=int(time.time()) + 20),
     "with claims of other kinds": token(id="eve", email=5, name=["x"], role="admin", jti="x"),
     "with a kid, which the secret has not": token(kid="any"),
@@ -81,6 +81,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("text", GENUINE.values(), ids=GENUINE)
 def test_a_genuine_token_is_accepted(api, text):
+    text = text or token(seconds=-20)
     for _ in range(2):  # seen for the first time, and remembered
         assert api.request("GET", headers={"Authorization": f"Bearer {text}"}).status_code == 200
 

@@ -7,12 +7,13 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import jwt
 from jwt.types import Options
 from pydantic import AnyHttpUrl
+
+from backend.models import User
 
 
 def origin(variable: str, address: str) -> str:
@@ -36,12 +37,6 @@ PLUGIN_ALGORITHMS = ("EdDSA", "ES256", "ES512", "RS256", "PS256")  # of Better A
 LEEWAY = 30  # seconds
 
 
-class Identity(NamedTuple):
-    id: str
-    email: str | None
-    name: str | None
-
-
 class PublishedKeys:
     """The keys at KEYS_URL by their `kid`; they stay while the address cannot be read."""
 
@@ -49,41 +44,37 @@ class PublishedKeys:
     client = jwt.PyJWKClient(KEYS_URL, cache_jwk_set=False, timeout=3)
     found: Mapping[str | None, jwt.PyJWK] = {}
     stale = retry = 0.0  # after this Unix time they are due to be read, but never before that monotonic one
-    reading: asyncio.Task[bool]
+    readable = False
+    reading: asyncio.Task[None]
 
     async def get(self, kid: str | None) -> jwt.PyJWK:
         """Return a key; raise InvalidTokenError if there is none such, or ConnectionError if nobody can say."""
         if (kid not in self.found or time.time() > self.stale) and time.monotonic() > self.retry:
+            self.retry, self.readable = math.inf, False
             self.reading = asyncio.create_task(self.read(time.monotonic() + 10))
-            self.retry = math.inf
         if kid not in self.found:
             await asyncio.wait([self.reading], timeout=3)
-            if not (self.reading.done() and self.reading.result()):
-                raise ConnectionError
         if kid not in self.found:
-            raise jwt.InvalidSignatureError
+            raise jwt.InvalidSignatureError if self.readable else ConnectionError
         return self.found[kid]
 
-    async def read(self, retry: float) -> bool:
-        """Read the keys in a thread; return whether that was possible."""
+    async def read(self, retry: float) -> None:
+        """Read the keys in a thread; if they cannot be read, log it, and in any case set when to try again."""
         try:
             keys = await asyncio.to_thread(self.client.get_signing_keys)
+            self.found, self.stale, self.readable = {key.key_id: key for key in keys}, time.time() + 300, True
+            remembered.clear()
         # Any text may stand at the address, and the client lets through what its parser raises.
         except (jwt.PyJWTError, OSError, ValueError, TypeError, RecursionError) as error:
             logging.getLogger(__name__).warning("signing keys unavailable: %s", type(error).__name__)
-            return False
-        finally:
-            self.retry = retry
-        self.found, self.stale = {key.key_id: key for key in keys}, time.time() + 300
-        remembered.clear()
-        return True
+        self.retry = retry
 
 
 published = PublishedKeys()
-remembered: dict[str, tuple[Identity, float]] = {}  # genuine tokens, and until what Unix time they need no new look
+remembered: dict[str, tuple[User, float]] = {}  # genuine tokens, and until what Unix time they need no new look
 
 
-async def verify(token: str) -> Identity:
+async def verify(token: str) -> User:
     """Return whose token it is; raise InvalidTokenError if it is not genuine, or ConnectionError without the keys."""
     user, until = remembered.get(token, (None, 0.0))
     if user and time.time() < until:
@@ -102,7 +93,8 @@ async def verify(token: str) -> Identity:
         raise jwt.InvalidTokenError
     # PostgreSQL's text holds neither lone surrogates nor NUL.
     texts = (str(claims.get(claim) or "").encode(errors="ignore").decode() for claim in ("email", "name"))
-    user = Identity(claims["sub"], *(text.replace("\0", "") or None for text in texts))
+    email, name = (text.replace("\0", "") or None for text in texts)
+    user = User(id=claims["sub"], email=email, name=name)
     if len(remembered) >= 2048:
         remembered.clear()
     remembered[token] = user, min(int(claims["exp"]) + LEEWAY, published.stale if by_plugin else math.inf)
