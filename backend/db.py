@@ -15,10 +15,7 @@ from sqlalchemy import Executable, create_engine, event, exc, func, select
 from sqlalchemy.util import await_, greenlet_spawn
 
 from backend import ROOT
-from backend.models import Task
-
-# One message with each statement, so one round trip; LOCAL, so that no pooler hands them on to another client.
-SETTINGS = "SET LOCAL statement_timeout = 4000; SET LOCAL timezone = 'UTC'; "
+from backend.models import Task, User
 
 closing: list[Callable[[], None]] = []  # what is left to do when the service stops
 if not re.fullmatch("[1-9][0-9]{0,3}", pool_size := os.environ.get("DATABASE_POOL_SIZE") or "20"):
@@ -29,8 +26,7 @@ if address.strip() == "embedded":
 
     embedded = get_server(ROOT / ".postgres")
     closing.append(embedded.cleanup)
-    server = embedded.get_postmaster_info()
-    parameters = {"host": str(server.socket_dir or server.hostname), "port": server.port, "user": "postgres"}
+    parameters = extensions.parse_dsn(embedded.get_uri())
 elif "public-development-secret" in os.environ.get("BETTER_AUTH_SECRET", ""):
     raise SystemExit("BETTER_AUTH_SECRET is the published one, which may guard the embedded database only.")
 else:
@@ -56,7 +52,10 @@ engine.dialect.do_ping = lambda connection: connection.poll() == connection.poll
 closing.insert(0, engine.dispose)
 connections = asyncio.Semaphore(int(pool_size))  # waiting in the pool itself would block the event loop
 shares: WeakValueDictionary[object, asyncio.Semaphore] = WeakValueDictionary()
-sql = cache(lambda statement: SETTINGS + str(statement.compile(engine)))
+# One message with each statement, so one round trip; LOCAL, so that no pooler hands them on to another client.
+sql = cache(
+    lambda statement: f"SET LOCAL statement_timeout = 4000; SET LOCAL timezone = 'UTC'; {statement.compile(engine)}"
+)
 
 
 def create_tables() -> None:
@@ -66,8 +65,7 @@ def create_tables() -> None:
         with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
             connection.execute(select(func.pg_advisory_xact_lock(0x70D0)))
             Task.metadata.create_all(connection)
-            for table in Task.metadata.sorted_tables:
-                connection.execute(table.select().limit(0))
+            connection.execute(select(Task, User).join(User).limit(0))
     except exc.DBAPIError as error:
         raise SystemExit(f"The database cannot be used: {str(error.orig).splitlines()[0]}") from None
     extensions.set_wait_callback(wait)
@@ -75,19 +73,19 @@ def create_tables() -> None:
 
 async def fetch(statement: Executable, **parameters: object) -> list[dict[str, Any]]:
     """Run a user's statement in one round trip and return its rows, or raise ConnectionError."""
+
+    def execute() -> list[dict[str, Any]]:
+        with engine.connect() as connection:
+            return [dict(row) for row in connection.exec_driver_sql(sql(statement), parameters).mappings()]
+
     # A user whose requests all wait for one locked row leaves three quarters of the connections to the others.
     share = shares.setdefault(parameters["user_id"], asyncio.Semaphore(max(1, int(pool_size) // 4)))
     try:
         async with asyncio.timeout(4.5), share, connections:  # seconds; a suspended Neon compute needs up to 3
-            return await greenlet_spawn(execute, sql(statement), parameters)
+            return await greenlet_spawn(execute)
     except (exc.DBAPIError, OSError) as error:  # a TimeoutError is an OSError
         logging.getLogger(__name__).warning("database unavailable: %s", type(getattr(error, "orig", error)).__name__)
         raise ConnectionError from error
-
-
-def execute(statement: str, parameters: dict[str, object]) -> list[dict[str, Any]]:
-    with engine.connect() as connection:
-        return [dict(row) for row in connection.exec_driver_sql(statement, parameters).mappings()]
 
 
 def wait(connection: Any) -> None:

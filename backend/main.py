@@ -2,12 +2,13 @@
 
 import logging
 import os
+from functools import partial
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope
 
 from backend import db
 from backend.auth.jwt import ORIGIN, origin
@@ -16,42 +17,28 @@ from backend.models import RULES
 from backend.routes import tasks
 
 
-def limit_body(app: ASGIApp) -> ASGIApp:
-    """Refuse a body over 64 KiB as it arrives; FastAPI's max_body_size does so in plain text, and after a DELETE."""
-
-    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
-        async def counted() -> Message:
-            message = await receive()
-            scope["size"] = scope.get("size", 0) + len(message.get("body", b""))
-            if scope["size"] > 65536:
-                raise HTTPException(413, "The body is larger than 65536 bytes.")
-            return message
-
-        await app(scope, counted, send)
-
-    return limited
+async def limit_body(scope: Scope, receive: Receive) -> Message:
+    """Receive, or raise 413 once a body exceeds 64 KiB; max_body_size does so in plain text, and after a DELETE."""
+    message = await receive()
+    scope["size"] = scope.get("size", 0) + len(message.get("body", b""))
+    if scope["size"] > 65536:
+        raise HTTPException(413, "The body is larger than 65536 bytes.")
+    return message
 
 
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 db.create_tables()  # before anything listens
 app = FastAPI(title="Todo", on_shutdown=db.closing, redirect_slashes=False)
-app.add_middleware(limit_body)
+app.add_middleware(lambda app: lambda scope, receive, send: app(scope, partial(limit_body, scope, receive), send))
 trusted = [url for url in os.environ.get("BETTER_AUTH_TRUSTED_ORIGINS", "").split(",") if url.strip()]
-origins, all_ = [ORIGIN, *(origin("BETTER_AUTH_TRUSTED_ORIGINS", url) for url in trusted)], ["*"]
-app.add_middleware(
-    CORSMiddleware, allow_origins=origins, allow_credentials=True, allow_methods=all_, allow_headers=all_
-)
+origins, any_ = [ORIGIN, *(origin("BETTER_AUTH_TRUSTED_ORIGINS", url) for url in trusted)], ["*"]
+app.add_middleware(CORSMiddleware, origins, any_, any_, allow_credentials=True)  # any method, any header
 app.include_router(tasks.router)
 
 
 @app.get("/health")
 async def health() -> dict[str, str]:
     return {"status": "ok"}
-
-
-for path in app.openapi()["paths"].values():
-    for operation in path.values():
-        operation["responses"].pop("4XX", None)  # see routes.tasks
 
 
 @app.exception_handler(RequestValidationError)
@@ -68,3 +55,8 @@ async def refuse_input(request: Request, error: Exception) -> JSONResponse:
 async def unavailable(_request: Request, _error: Exception) -> JSONResponse:
     """Answer 503, with the seconds after which it may go better."""
     return JSONResponse({"detail": "The database or the sign-in keys are unavailable."}, 503, {"Retry-After": "5"})
+
+
+for path in app.openapi()["paths"].values():
+    for operation in path.values():
+        operation["responses"].pop("4XX", None)  # see routes.tasks

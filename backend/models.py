@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import Field as About, StrictBool, StringConstraints, create_model
+from pydantic import AfterValidator, Field as About, StrictBool, StringConstraints, create_model
 from sqlalchemy import DateTime, Index, false, func
 from sqlmodel import Field, SQLModel
 
@@ -17,7 +17,8 @@ RULES = {
 # Lengths are in code points, as PostgreSQL counts them; its text cannot hold NUL.
 TITLE = About(strict=True, pattern=r"^\s*[^\s\x00]([^\x00]{0,198}[^\s\x00])?\s*$", examples=["Buy milk"])
 Title = Annotated[str, StringConstraints(strip_whitespace=True), TITLE]
-Description = Annotated[str, About(strict=True, pattern=r"^[^\x00]{0,1000}$", examples=["2 litres"])]
+DESCRIPTION = About(strict=True, pattern=r"^[^\x00]{0,1000}$", examples=["2 litres"])
+Description = Annotated[str, DESCRIPTION, AfterValidator(lambda text: text or None)]
 ABSENT: Any = Field(default_factory=lambda: None)  # may be left out, but not null as with a plain default of None
 
 

@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import jwt
@@ -33,7 +32,6 @@ ISSUER = os.environ.get("BETTER_AUTH_ISSUER") or ORIGIN
 AUDIENCE = os.environ.get("BETTER_AUTH_AUDIENCE") or ORIGIN
 KEYS_URL = os.environ.get("BETTER_AUTH_JWKS_URL") or f"{ORIGIN}{urlsplit(URL).path.rstrip('/') or '/api/auth'}/jwks"
 origin("BETTER_AUTH_JWKS_URL", KEYS_URL)
-PLUGIN_ALGORITHMS = ("EdDSA", "ES256", "ES512", "RS256", "PS256")  # of Better Auth's jwt plugin
 LEEWAY = 30  # seconds
 
 
@@ -42,7 +40,7 @@ class PublishedKeys:
 
     # PyJWKClient only fetches and parses: its cache makes all wait while the address hangs, and ends while it is down.
     client = jwt.PyJWKClient(KEYS_URL, cache_jwk_set=False, timeout=3)
-    found: Mapping[str | None, jwt.PyJWK] = {}
+    found: dict[str | None, jwt.PyJWK] = {}  # noqa: RUF012 - replaced, never changed
     stale = retry = 0.0  # after this Unix time they are due to be read, but never before that monotonic one
     readable = False
     reading: asyncio.Task[None]
@@ -82,7 +80,7 @@ async def verify(token: str) -> User:
     if len(token) > 8192:  # PyJWT looks at every byte, genuine or not
         raise jwt.DecodeError
     parts = jwt.decode_complete(token, options={"verify_signature": False})
-    by_plugin = parts["header"].get("alg") in PLUGIN_ALGORITHMS
+    by_plugin = parts["header"].get("alg") in ("EdDSA", "ES256", "ES512", "RS256", "PS256")
     key = await published.get(parts["header"].get("kid")) if by_plugin else SECRET
     algorithms = [key.algorithm_name] if isinstance(key, jwt.PyJWK) else ["HS256"]  # never the token's own word
     # The plugin always names issuer and audience; a frontend that signs for itself seldom does.

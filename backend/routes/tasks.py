@@ -44,9 +44,9 @@ BODY: Any = {status: {"model": Problem} for status in (400, 413)}
 router = APIRouter(prefix="/api/{user_id}/tasks", tags=["tasks"], responses=ANY)
 
 
-async def one(done: str, statement: Executable, user: User, **parameters: object) -> object:
+async def one(done: str, statement: Executable, user: User, body: Any = (), **parameters: object) -> object:
     """Run a statement about one task and return its row; raise 404 if this user has no such task."""
-    rows = await fetch(statement, user_id=user.id, **parameters)
+    rows = await fetch(statement, user_id=user.id, **parameters, **{f"new_{name}": value for name, value in body})
     if not rows:
         raise HTTPException(404, "You have no such task.")
     if done:
@@ -63,8 +63,7 @@ async def list_tasks(user: CurrentUser) -> object:
 @router.post("/", response_model=TaskPublic, status_code=201, include_in_schema=False)
 @router.post("", response_model=TaskPublic, status_code=201, responses=BODY)
 async def create_task(user: CurrentUser, body: TaskCreate) -> object:
-    values = {"new_title": body.title, "new_description": body.description or None}
-    return await one("created", CREATE, user, email=user.email, name=user.name, **values)
+    return await one("created", CREATE, user, body, email=user.email, name=user.name)
 
 
 @router.get("/{task_id}", response_model=TaskPublic, responses=ID)
@@ -74,9 +73,8 @@ async def read_task(user: CurrentUser, task_id: TaskId) -> object:
 
 @router.put("/{task_id}", response_model=TaskPublic, responses=ID | BODY)
 async def update_task(user: CurrentUser, task_id: TaskId, body: TaskUpdate) -> object:
-    values = {"new_title": body.title, "new_description": body.description or None, "new_completed": body.completed}
     describe = "description" in body.model_fields_set
-    return await one("updated", UPDATE, user, task_id=task_id, describe=describe, **values)
+    return await one("updated", UPDATE, user, body, task_id=task_id, describe=describe)
 
 
 @router.patch("/{task_id}/complete", response_model=TaskPublic, responses=ID | BODY)
