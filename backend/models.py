@@ -14,7 +14,6 @@ RULES = {
     "task_id": "must be a whole number from 1 to 2147483647",
     "body": "must be a JSON object, sent as application/json",
 }
-# Lengths are in code points, as PostgreSQL counts them; its text cannot hold NUL.
 TITLE = About(strict=True, pattern=r"^\s*[^\s\x00]([^\x00]{0,198}[^\s\x00])?\s*$", examples=["Buy milk"])
 Title = Annotated[str, StringConstraints(strip_whitespace=True), TITLE]
 DESCRIPTION = About(strict=True, pattern=r"^[^\x00]{0,1000}$", examples=["2 litres"])

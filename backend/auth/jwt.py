@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import logging
-import math
 import os
 import time
 from urllib.parse import urlsplit
@@ -28,44 +27,38 @@ if len(SECRET.encode()) < 32:
     raise SystemExit("BETTER_AUTH_SECRET must have at least 32 bytes (RFC 7518, section 3.2).")
 URL = os.environ.get("BETTER_AUTH_URL", "").strip()
 ORIGIN = origin("BETTER_AUTH_URL", URL)
-ISSUER = os.environ.get("BETTER_AUTH_ISSUER") or ORIGIN
-AUDIENCE = os.environ.get("BETTER_AUTH_AUDIENCE") or ORIGIN
+ISSUER, AUDIENCE = (os.environ.get(name) or ORIGIN for name in ("BETTER_AUTH_ISSUER", "BETTER_AUTH_AUDIENCE"))
 KEYS_URL = os.environ.get("BETTER_AUTH_JWKS_URL") or f"{ORIGIN}{urlsplit(URL).path.rstrip('/') or '/api/auth'}/jwks"
 origin("BETTER_AUTH_JWKS_URL", KEYS_URL)
 LEEWAY = 30  # seconds
 
 
+# PyJWKClient only fetches and parses: its cache makes all wait while the address hangs, and ends while it is down.
 class PublishedKeys:
-    """The keys at KEYS_URL by their `kid`; they stay while the address cannot be read."""
-
-    # PyJWKClient only fetches and parses: its cache makes all wait while the address hangs, and ends while it is down.
     client = jwt.PyJWKClient(KEYS_URL, cache_jwk_set=False, timeout=3)
     found: dict[str | None, jwt.PyJWK] = {}  # noqa: RUF012 - replaced, never changed
-    stale = retry = 0.0  # after this Unix time they are due to be read, but never before that monotonic one
-    readable = False
-    reading: asyncio.Task[None]
+    stale = retry = 0.0  # the Unix time until which they are known to be all, the monotonic one of the next attempt
 
     async def get(self, kid: str | None) -> jwt.PyJWK:
         """Return a key; raise InvalidTokenError if there is none such, or ConnectionError if nobody can say."""
         if (kid not in self.found or time.time() > self.stale) and time.monotonic() > self.retry:
-            self.retry, self.readable = math.inf, False
-            self.reading = asyncio.create_task(self.read(time.monotonic() + 10))
+            self.stale, self.retry = 0.0, float("inf")
+            self.reading = asyncio.create_task(asyncio.to_thread(self.read))
         if kid not in self.found:
             await asyncio.wait([self.reading], timeout=3)
         if kid not in self.found:
-            raise jwt.InvalidSignatureError if self.readable else ConnectionError
+            raise jwt.InvalidSignatureError if time.time() < self.stale else ConnectionError
         return self.found[kid]
 
-    async def read(self, retry: float) -> None:
-        """Read the keys in a thread; if they cannot be read, log it, and in any case set when to try again."""
+    def read(self) -> None:
+        """Read the keys, whatever may stand at their address, and let 10 s pass until the next attempt."""
         try:
-            keys = await asyncio.to_thread(self.client.get_signing_keys)
-            self.found, self.stale, self.readable = {key.key_id: key for key in keys}, time.time() + 300, True
+            self.found = {key.key_id: key for key in self.client.get_signing_keys()}
+            self.stale = time.time() + 300
             remembered.clear()
-        # Any text may stand at the address, and the client lets through what its parser raises.
         except (jwt.PyJWTError, OSError, ValueError, TypeError, RecursionError) as error:
             logging.getLogger(__name__).warning("signing keys unavailable: %s", type(error).__name__)
-        self.retry = retry
+        self.retry = time.monotonic() + 10
 
 
 published = PublishedKeys()
@@ -83,19 +76,17 @@ async def verify(token: str) -> User:
     by_plugin = parts["header"].get("alg") in ("EdDSA", "ES256", "ES512", "RS256", "PS256")
     key = await published.get(parts["header"].get("kid")) if by_plugin else SECRET
     algorithms = [key.algorithm_name] if isinstance(key, jwt.PyJWK) else ["HS256"]  # never the token's own word
-    # The plugin always names issuer and audience; a frontend that signs for itself seldom does.
-    iss, aud = (by_plugin or claim in parts["payload"] for claim in ("iss", "aud"))
+    iss, aud = (by_plugin or claim in parts["payload"] for claim in ("iss", "aud"))  # the plugin always names both
     checks: Options = {"require": ["exp", "sub"], "verify_iss": iss, "verify_aud": aud}
     claims = jwt.decode(token, key, algorithms, checks, issuer=ISSUER, audience=AUDIENCE, leeway=LEEWAY)
     if not (1 <= len(claims["sub"]) <= 255 and claims["sub"].isprintable()):
         raise jwt.InvalidTokenError
-    # PostgreSQL's text holds neither lone surrogates nor NUL.
     texts = (str(claims.get(claim) or "").encode(errors="ignore").decode() for claim in ("email", "name"))
-    email, name = (text.replace("\0", "") or None for text in texts)
+    email, name = (text.replace("\0", "") or None for text in texts)  # PostgreSQL holds no NUL and no lone surrogate
     user = User(id=claims["sub"], email=email, name=name)
     if len(remembered) >= 2048:
         remembered.clear()
-    remembered[token] = user, min(int(claims["exp"]) + LEEWAY, published.stale if by_plugin else math.inf)
+    remembered[token] = user, min(int(claims["exp"]) + LEEWAY, published.stale if by_plugin else float("inf"))
     return user
 
 
