@@ -19,8 +19,8 @@ ON_A_TASK = ROUTES[2:]
 def test_another_users_path_is_403_whether_or_not_user_and_task_exist(api, user, other, task, method, path, body):
     headers = {"Authorization": f"Bearer {token(other)}"}
     answers = [
-        api.request(method, path.format(id=id), owner, headers=headers, json=body)
-        for owner, id in ((user, task["id"]), (user, 2**31 - 1), ("nobody", task["id"]))
+        api.request(method, path.format(id=task_id), owner, headers=headers, json=body)
+        for owner, task_id in ((user, task["id"]), (user, 2**31 - 1), ("nobody", task["id"]))
     ]
     assert {answer.status_code for answer in answers} == {403}
     assert len({answer.content for answer in answers}) == 1

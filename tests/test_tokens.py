@@ -28,8 +28,6 @@ GENUINE = {
     "bare": token(),
     "with issuer and audience": token(iss=FRONTEND, aud=FRONTEND),
     "with a list of audiences": token(aud=["https://else.example", FRONTEND]),
-    "expired within the leeway": None,
-    "issued within the leeway of now": token(iat=int(time.time()) + 20, nbf=int(time.time()) + 20),
     "with claims of other kinds": token(id="eve", email=5, name=["x"], role="admin", jti="x"),
     "with a kid, which the secret has not": token(kid="any"),
 }
@@ -55,8 +53,8 @@ REFUSED = {
     "no exp": token(exp=None),
     "exp not a number": token(exp="soon"),
     "exp infinite": signed({"sub": "ada", "exp": 1e400}),
-    "not yet valid": token(nbf=int(time.time()) + 90),
-    "issued in the future": token(iat=int(time.time()) + 90),
+    "not yet valid": token(nbf=2**40),
+    "issued in the future": token(iat=2**40),
     "no sub but an id and an e-mail": token(sub=None, id="ada", email="ada"),
     "sub null": signed({"sub": None, "exp": 2**40}),
     "sub a number": signed({"sub": 5, "exp": 2**40}),
@@ -81,8 +79,13 @@ REFUSED = {
 
 @pytest.mark.parametrize("text", GENUINE.values(), ids=GENUINE)
 def test_a_genuine_token_is_accepted(api, text):
-    text = text or token(seconds=-20)
     for _ in range(2):  # seen for the first time, and remembered
+        assert api.request("GET", headers={"Authorization": f"Bearer {text}"}).status_code == 200
+
+
+def test_the_clocks_may_differ_by_30_seconds(api):
+    soon = int(time.time()) + 20
+    for text in (token(seconds=-20), token(nbf=soon), token(iat=soon)):
         assert api.request("GET", headers={"Authorization": f"Bearer {text}"}).status_code == 200
 
 
@@ -124,7 +127,7 @@ def test_a_token_elsewhere_than_in_the_header_is_not_looked_at(api):
 
 
 def test_a_remembered_token_still_expires(api):
-    headers = {"Authorization": f"Bearer {token(seconds=-28)}"}  # 2 seconds before the end of the leeway
+    headers = {"Authorization": f"Bearer {token(seconds=-27)}"}  # some 2 seconds before the end of the leeway
     assert api.request("GET", headers=headers).status_code == 200
     deadline = time.monotonic() + 5
     while api.request("GET", headers=headers).status_code == 200:
