@@ -196,7 +196,7 @@ def test_lists_and_single_tasks_are_index_scans_among_many_users(api, database, 
         database.execute(statement, f"{user}-", url=api.database)
     database.execute("ANALYZE tasks", url=api.database)
     for name in ("LIST", "READ", "UPDATE", "TOGGLE", "DELETE"):
-        sql = str(getattr(statements, name).compile(psycopg2_dialect.dialect()))
+        sql = str(getattr(statements, name).compile(dialect=psycopg2_dialect.dialect()))
         values = {"user_id": f"{user}-1", "task_id": task["id"], "describe": False}
         values |= dict.fromkeys(("new_title", "new_description", "new_completed"))
         plan = "\n".join(line for (line,) in database.execute(f"EXPLAIN {sql}", url=api.database, **values))

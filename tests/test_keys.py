@@ -158,8 +158,10 @@ def test_keys_that_cannot_be_read_are_503_and_never_stop_the_shared_secret(api, 
 )
 def test_whatever_else_stands_there_means_that_the_keys_are_unavailable(keys, body, module):
     keys.body = body
+    reader = module.PublishedKeys()
     with pytest.raises(ConnectionError):
-        asyncio.run(module.PublishedKeys().get("EdDSA"))
+        asyncio.run(reader.get("EdDSA"))
+    assert reader.retry < time.monotonic() + 10  # it will be tried again
 
 
 def test_a_key_that_cannot_be_used_does_not_spoil_the_others(keys, module):
