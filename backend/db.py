@@ -44,7 +44,6 @@ engine = create_engine(
     isolation_level="AUTOCOMMIT",  # no BEGIN and COMMIT, each a round trip
     hide_parameters=True,
     pool_size=int(pool_size),
-    max_overflow=0,
     pool_pre_ping=True,
     pool_reset_on_return=None,  # nothing to roll back
 )

@@ -191,6 +191,21 @@ def test_known_keys_outlive_an_outage_and_new_ones_are_found_after_it(keys, modu
     asyncio.run(scenario())
 
 
+def test_a_remembered_token_is_forgotten_when_its_key_is_withdrawn(keys, module):
+    async def scenario() -> None:
+        old, other = genuine(keys, sub="ada"), genuine(keys, "ES256", sub="bob")
+        assert (await module.verify(old)).id == "ada"
+        keys.keys = [published("ES256", "ES256", KEYS["ES256"])]
+        assert (await module.verify(old)).id == "ada"  # until the keys are read again
+        module.published.stale = module.published.retry = 0
+        assert (await module.verify(other)).id == "bob"
+        await module.published.reading
+        with pytest.raises(jwt.InvalidTokenError):
+            await module.verify(old)
+
+    asyncio.run(scenario())
+
+
 def test_a_hanging_endpoint_holds_up_only_those_whose_key_is_unknown(api, keys):
     keys.free.clear()
     waiting = threading.Thread(target=lambda: waited.append((status(api, genuine(keys)), time.monotonic())))
