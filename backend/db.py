@@ -83,7 +83,7 @@ async def fetch(statement: Executable, **parameters: object) -> list[dict[str, A
     try:
         async with asyncio.timeout(4.5), share, connections:  # seconds; a suspended Neon compute needs up to 3
             return await greenlet_spawn(execute)
-    except (Error, exc.DBAPIError, OSError) as error:  # a TimeoutError is an OSError
+    except (Error, exc.DBAPIError, OSError, UnicodeError) as error:  # TimeoutError is an OSError
         logging.getLogger(__name__).warning("database unavailable: %s", type(getattr(error, "orig", error)).__name__)
         raise ConnectionError from error
 
