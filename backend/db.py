@@ -31,7 +31,7 @@ elif "public-development-secret" in os.environ.get("BETTER_AUTH_SECRET", ""):
     raise SystemExit("BETTER_AUTH_SECRET is the published one, which may guard the embedded database only.")
 else:
     # Quoted or in a psql command, too; but no raw @ or / in a password, half of which would be taken for the host.
-    found = re.search(r"postgres(?:ql)?(?:\+\w+)?://((?:[^@/\s'\"]*@)?[^@\s'\"]*)(?=[\s'\"]|$)", address)
+    found = re.search(r"postgres(?:ql)?(?:\+\w+)?://((?:[^@/\s'\"]*@)?[^@\s'\"]*)(?=[\s'\"][^@]*$|$)", address)
     try:
         parameters = extensions.parse_dsn(f"postgresql://{found[1]}" if found else "none")
     except Error as error:  # its message may quote the address
@@ -40,10 +40,11 @@ else:
         raise SystemExit(f"NEON_DATABASE_URL: {reason}.") from None
 engine = create_engine(
     "postgresql+psycopg2://",
-    connect_args={"connect_timeout": 4, **parameters},
+    connect_args={"connect_timeout": 4, **parameters, "client_encoding": "utf8"},
     isolation_level="AUTOCOMMIT",  # no BEGIN and COMMIT, each a round trip
     hide_parameters=True,
     pool_size=int(pool_size),
+    pool_use_lifo=True,  # the newest is the likeliest to live, and one found dead condemns the older
     pool_pre_ping=True,
     pool_reset_on_return=None,  # nothing to roll back
 )
@@ -68,6 +69,7 @@ def create_tables() -> None:
     except exc.DBAPIError as error:
         raise SystemExit(f"The database cannot be used: {str(error.orig).splitlines()[0]}") from None
     extensions.set_wait_callback(wait)
+    event.listen(engine, "do_connect", look_up)  # libpq would block the event loop while the name server is silent
 
 
 async def fetch(statement: Executable, **parameters: object) -> list[dict[str, Any]]:
@@ -83,7 +85,7 @@ async def fetch(statement: Executable, **parameters: object) -> list[dict[str, A
     try:
         async with asyncio.timeout(4.5), share, connections:  # seconds; a suspended Neon compute needs up to 3
             return await greenlet_spawn(execute)
-    except (Error, exc.DBAPIError, OSError, UnicodeError) as error:  # TimeoutError is an OSError
+    except (Error, exc.DBAPIError, OSError, ValueError) as error:  # TimeoutError is an OSError
         logging.getLogger(__name__).warning("database unavailable: %s", type(getattr(error, "orig", error)).__name__)
         raise ConnectionError from error
 
@@ -93,8 +95,7 @@ def wait(connection: Any) -> None:
         await_((anyio.wait_readable if state == extensions.POLL_READ else anyio.wait_writable)(connection.fileno()))
 
 
-@event.listens_for(engine, "do_connect")  # libpq would block the event loop while the name server is silent
 def look_up(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
-    if extensions.get_wait_callback() and not re.search("^$|[/,]", host := parameters.get("host", "")):
+    if "hostaddr" not in parameters and re.fullmatch("[^/,]+", host := parameters.get("host", "")):
         addresses = [str(address[0]) for *_, address in await_(anyio.getaddrinfo(host, None, type=1))]
         parameters |= {"host": ",".join([host] * len(addresses)), "hostaddr": ",".join(addresses)}

@@ -19,6 +19,7 @@ REFUSED = {
     "unknown parameter": ({"NEON_DATABASE_URL": f"{SOMEWHERE}?pgbouncer=true"}, 'parameter: "pgbouncer"'),
     "raw @ in the password": ({"NEON_DATABASE_URL": "postgresql://ada:x@hunter2@h/todo"}, "NEON_DATABASE_URL"),
     "raw / in the password": ({"NEON_DATABASE_URL": "postgresql://ada:x/hunter2@h/todo"}, "NEON_DATABASE_URL"),
+    "raw ' in the password": ({"NEON_DATABASE_URL": "postgresql://ada:hunter2'x@h/todo"}, "NEON_DATABASE_URL"),
     "bad percent-encoding": ({"NEON_DATABASE_URL": "postgresql://ada:hunter2%zz@h/todo"}, "NEON_DATABASE_URL"),
     "database down": ({"NEON_DATABASE_URL": SOMEWHERE}, "Connection refused"),
     "pool of none": ({"NEON_DATABASE_URL": SOMEWHERE, "DATABASE_POOL_SIZE": "0"}, "DATABASE_POOL_SIZE"),

@@ -42,7 +42,7 @@ class PublishedKeys:
     async def get(self, kid: str | None) -> jwt.PyJWK:
         """Return a key; raise InvalidTokenError if there is none such, or ConnectionError if nobody can say."""
         if (kid not in self.found or time.time() > self.stale) and time.monotonic() > self.retry:
-            self.stale, self.retry = 0.0, float("inf")
+            self.stale, self.retry = 0.0, time.monotonic() + 60
             self.reading = asyncio.create_task(asyncio.to_thread(self.read))
         if kid not in self.found:
             await asyncio.wait([self.reading], timeout=3)
@@ -56,7 +56,7 @@ class PublishedKeys:
             self.found = {key.key_id: key for key in self.client.get_signing_keys()}
             self.stale = time.time() + 300
             remembered.clear()
-        except (jwt.PyJWTError, OSError, ValueError, TypeError, RecursionError) as error:
+        except (jwt.PyJWTError, OSError, ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError) as error:
             logging.getLogger(__name__).warning("signing keys unavailable: %s", type(error).__name__)
         self.retry = time.monotonic() + 10
 
