@@ -54,9 +54,7 @@ on_shutdown.append(engine.dispose)
 connections = asyncio.Semaphore(int(pool_size))  # waiting in the pool itself would block the event loop
 shares: WeakValueDictionary[object, asyncio.Semaphore] = WeakValueDictionary()  # of a user: a quarter of them
 # One message with each statement, so one round trip; LOCAL, so that no pooler hands them on to another client.
-sql = cache(
-    lambda statement: f"SET LOCAL statement_timeout = 4000; SET LOCAL timezone = 'UTC'; {statement.compile(engine)}"
-)
+sql = cache(lambda query: f"SET LOCAL statement_timeout = 4000; SET LOCAL timezone = 'UTC'; {query.compile(engine)}")
 
 
 def create_tables() -> None:

@@ -3,7 +3,6 @@
 import gc
 import logging
 import os
-from functools import partial
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -30,7 +29,7 @@ async def limit_body(scope: Scope, receive: Receive) -> Message:
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 db.create_tables()  # before anything listens
 app = FastAPI(title="Todo", on_shutdown=db.on_shutdown, redirect_slashes=False)
-app.add_middleware(lambda app: lambda scope, receive, send: app(scope, partial(limit_body, scope, receive), send))
+app.add_middleware(lambda app: lambda scope, receive, send: app(scope, lambda: limit_body(scope, receive), send))
 trusted = [url for url in os.environ.get("BETTER_AUTH_TRUSTED_ORIGINS", "").split(",") if url.strip()]
 origins, any_ = [ORIGIN, *(origin("BETTER_AUTH_TRUSTED_ORIGINS", url) for url in trusted)], ["*"]
 app.add_middleware(CORSMiddleware, origins, any_, any_, allow_credentials=True)  # any method, any header
@@ -57,7 +56,9 @@ async def unavailable(_request: Request, _error: Exception) -> JSONResponse:
     return JSONResponse({"detail": "The database or the sign-in keys are unavailable."}, 503, {"Retry-After": "5"})
 
 
-for path in app.openapi()["paths"].values():
-    for operation in path.values():
-        operation["responses"].pop("4XX", None)  # see routes.tasks
+for path, operations in app.openapi()["paths"].items():
+    allow = {"Allow": ", ".join(operations).upper()}  # the routes' own 405 names the methods of one alone
+    app.add_route(path, JSONResponse({"detail": "Method Not Allowed"}, 405, allow))  # type: ignore[arg-type]
+for operation in (operation for operations in app.openapi()["paths"].values() for operation in operations.values()):
+    operation["responses"].pop("4XX", None)  # see routes.tasks
 gc.freeze()  # what was made so far stays: nothing in it for the collector to find

@@ -14,7 +14,8 @@ RULES = {
     "task_id": "must be a whole number from 1 to 2147483647",
     "body": "must be a JSON object, sent as application/json",
 }
-TITLE = About(strict=True, pattern=r"^\s*[^\s\x00]([^\x00]{0,198}[^\s\x00])?\s*$", examples=["Buy milk"])
+W = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # what strip takes; \s depends on the language
+TITLE = About(strict=True, pattern=rf"^[{W}]*[^{W}\x00]([^\x00]{{0,198}}[^{W}\x00])?[{W}]*$", examples=["Buy milk"])
 Title = Annotated[str, StringConstraints(strip_whitespace=True), TITLE]
 DESCRIPTION = About(strict=True, pattern=r"^[^\x00]{0,1000}$", examples=["2 litres"])
 Description = Annotated[str, DESCRIPTION, AfterValidator(lambda text: text or None)]

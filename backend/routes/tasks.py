@@ -36,7 +36,7 @@ TOGGLE = update_own.values(completed=func.coalesce(sent["completed"], not_(tasks
 DELETE = delete(Task).where(own, this).returning(tasks.id)
 
 # Digits alone: pydantic would take 1_0 and +1 as well. PostgreSQL's integer ends at 2^31 - 1.
-TaskId = Annotated[int, BeforeValidator(lambda text: text if text.isdecimal() else None), Path(ge=1, le=2**31 - 1)]
+TaskId = Annotated[int, Path(ge=1, le=2**31 - 1), BeforeValidator(lambda text: text if text.isdecimal() else None)]
 # What every route can answer besides, what one with an id, and what one with a body; "4XX" keeps FastAPI's 422 away.
 ANY: Any = {status: {"model": Problem} for status in (401, 403, 503, "4XX")}
 ID: Any = {status: {"model": Problem} for status in (400, 404)}
