@@ -332,7 +332,12 @@ class Benchmark:
 
 def ratios(runs: dict[str, list[Run]]) -> dict[str, float]:
     """Return the throughput of the first of each two servers, in terms of the other's."""
-    return {operation: one.rate / other.rate for operation, (one, other) in runs.items()}
+    return {operation: times(one, other) for operation, (one, other) in runs.items()}
+
+
+def times(one: Run, other: Run) -> float:
+    """Return one's throughput in terms of the other's, which may answer nothing at all."""
+    return one.rate / other.rate if other.rate else math.inf
 
 
 def cells(*runs: Run, floor: Run | None = None) -> list[str]:
@@ -341,8 +346,8 @@ def cells(*runs: Run, floor: Run | None = None) -> list[str]:
         " / ".join(f"{figure:,.{digits}f}" for figure in figures)
         for figures, digits in zip(zip(*runs, strict=True), (0, 1, 1, 1, 0, 0, 0), strict=False)
     ]
-    times = f"{runs[0].rate / runs[1].rate:.1f}" if len(runs) > 1 else ""
-    return [rate, times, *others, *([f"{runs[0].cpu / floor.cpu:.1f}"] if floor else [])]
+    faster = f"{times(runs[0], runs[1]):.1f}" if len(runs) > 1 else ""
+    return [rate, faster, *others, *([f"{runs[0].cpu / floor.cpu:.1f}"] if floor else [])]
 
 
 def table(*header: str, rows: list[list[str]]) -> None:

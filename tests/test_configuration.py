@@ -13,25 +13,14 @@ PUBLIC = "public-development-secret-for-the-embedded-database-only"
 SOMEWHERE = "postgresql://ada:hunter2@127.0.0.1:1/todo"
 REFUSED = {
     "no database": ({"NEON_DATABASE_URL": ""}, "NEON_DATABASE_URL"),
-    "not an address": ({"NEON_DATABASE_URL": "ada:hunter2"}, "NEON_DATABASE_URL"),
-    "another database": ({"NEON_DATABASE_URL": "mysql://ada:hunter2@h/todo"}, "NEON_DATABASE_URL"),
-    "SQLite": ({"NEON_DATABASE_URL": "sqlite:///hunter2.db"}, "NEON_DATABASE_URL"),
     "unknown parameter": ({"NEON_DATABASE_URL": f"{SOMEWHERE}?pgbouncer=true"}, 'parameter: "pgbouncer"'),
     "raw @ in the password": ({"NEON_DATABASE_URL": "postgresql://ada:x@hunter2@h/todo"}, "NEON_DATABASE_URL"),
-    "raw / in the password": ({"NEON_DATABASE_URL": "postgresql://ada:x/hunter2@h/todo"}, "NEON_DATABASE_URL"),
-    "raw ' in the password": ({"NEON_DATABASE_URL": "postgresql://ada:hunter2'x@h/todo"}, "NEON_DATABASE_URL"),
-    "bad percent-encoding": ({"NEON_DATABASE_URL": "postgresql://ada:hunter2%zz@h/todo"}, "NEON_DATABASE_URL"),
     "database down": ({"NEON_DATABASE_URL": SOMEWHERE}, "Connection refused"),
     "pool of none": ({"NEON_DATABASE_URL": SOMEWHERE, "DATABASE_POOL_SIZE": "0"}, "DATABASE_POOL_SIZE"),
-    "pool not a number": ({"NEON_DATABASE_URL": SOMEWHERE, "DATABASE_POOL_SIZE": "many"}, "DATABASE_POOL_SIZE"),
-    "no secret": ({"BETTER_AUTH_SECRET": ""}, "BETTER_AUTH_SECRET"),
     "short secret": ({"BETTER_AUTH_SECRET": "hunter2" * 4}, "BETTER_AUTH_SECRET"),
     "published secret": ({"NEON_DATABASE_URL": SOMEWHERE, "BETTER_AUTH_SECRET": PUBLIC}, "BETTER_AUTH_SECRET"),
     "no frontend": ({"BETTER_AUTH_URL": ""}, "BETTER_AUTH_URL"),
-    "frontend without a scheme": ({"BETTER_AUTH_URL": "localhost:3000"}, "BETTER_AUTH_URL"),
-    "frontend on a bad port": ({"BETTER_AUTH_URL": "http://localhost:port"}, "BETTER_AUTH_URL"),
-    "any origin": ({"BETTER_AUTH_TRUSTED_ORIGINS": "*"}, "BETTER_AUTH_TRUSTED_ORIGINS"),
-    "any subdomain": ({"BETTER_AUTH_TRUSTED_ORIGINS": "https://*.example.com"}, "BETTER_AUTH_TRUSTED_ORIGINS"),
+    "any origin": ({"BETTER_AUTH_TRUSTED_ORIGINS": "https://*.example.com"}, "BETTER_AUTH_TRUSTED_ORIGINS"),
     "keys in a file": ({"BETTER_AUTH_JWKS_URL": "file:///etc/passwd"}, "BETTER_AUTH_JWKS_URL"),
 }
 
@@ -53,9 +42,6 @@ def refusals(database) -> dict[str, subprocess.Popen[str]]:
 @pytest.mark.parametrize("mistake", REFUSED)
 def test_a_mistake_is_one_line_with_exit_status_1(refusals, mistake):
     output, error = refusals[mistake].communicate(timeout=30)
-    error = "".join(
-        line for line in error.splitlines(True) if "RuntimeDir" not in line and "user_runtime_dir" not in line
-    )
     assert (refusals[mistake].returncode, output) == (1, "")
     assert error.count("\n") == 1
     assert REFUSED[mistake][1] in error
@@ -76,6 +62,42 @@ def parameters(monkeypatch):
         return dict(importlib.reload(importlib.import_module("backend.db")).parameters)
 
     return read
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "hunter2",
+        "mysql://ada:hunter2@h/todo",
+        "sqlite:///hunter2.db",
+        "postgresql://ada:x/hunter2@h/todo",
+        "postgresql://ada:hunter2'x@h/todo",
+        'postgresql://ada:x"hunter2@h/todo',
+        "postgresql://ada:hunter2 x@h/todo",
+        "postgresql://ada:hunter2%zz@h/todo",
+        "postgresql://ada:hunter2@[::1/todo",
+    ],
+)
+def test_what_is_no_address_is_refused_without_repeating_it(parameters, address):
+    with pytest.raises(SystemExit) as refusal:
+        parameters(NEON_DATABASE_URL=address)
+    assert str(refusal.value).startswith("NEON_DATABASE_URL: ")
+    assert "hunter2" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("size", ["-1", "many", "1.5", "\u0663", "10000"])
+def test_a_pool_has_a_whole_number_of_connections(parameters, size):
+    with pytest.raises(SystemExit, match="DATABASE_POOL_SIZE"):
+        parameters(NEON_DATABASE_URL=SOMEWHERE, DATABASE_POOL_SIZE=size)
+
+
+@pytest.mark.parametrize(
+    "address", ["", "*", "localhost:3000", "http://", "http://localhost:port", "ftp://h", "http://*.h"]
+)
+def test_an_origin_is_an_http_address(parameters, address):
+    parameters(NEON_DATABASE_URL=SOMEWHERE)
+    with pytest.raises(SystemExit, match="BETTER_AUTH_URL must be an address"):
+        importlib.import_module("backend.auth.jwt").origin("BETTER_AUTH_URL", address)
 
 
 @pytest.mark.parametrize(
