@@ -17,9 +17,12 @@ def database() -> Iterator[harness.Postgres]:
 
 @pytest.fixture(scope="session")
 def api(database: harness.Postgres) -> Iterator[harness.Service]:
-    """The service; TEST_DATABASE_URL puts it on another database, such as one behind a pooler."""
-    url = os.environ.get("TEST_DATABASE_URL") or database.create_database()
-    with harness.service(NEON_DATABASE_URL=url) as service:
+    """The service, on a database in another time zone; TEST_DATABASE_URL names another, such as one behind a pooler."""
+    url = os.environ.get("TEST_DATABASE_URL")
+    if not url:
+        url = database.create_database()
+        database.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET timezone = 'Asia/Kolkata'")
+    with harness.service(NEON_DATABASE_URL=url, BETTER_AUTH_TRUSTED_ORIGINS=harness.TRUSTED) as service:
         yield service
 
 

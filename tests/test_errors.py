@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.harness import FRONTEND, service, token
+from tests.harness import FRONTEND, token
 from tests.test_isolation import ROUTES
 
 ORIGIN = {"Origin": FRONTEND}
@@ -75,9 +75,7 @@ def test_another_origin_gets_nothing_to_read(api, user, origin):
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
-def test_trusted_origins_are_allowed_too(database):
-    origins = "https://App.example.com/, http://[::1]:8080,,"
-    with service(NEON_DATABASE_URL=database.create_database(), BETTER_AUTH_TRUSTED_ORIGINS=origins) as api:
-        for origin in (FRONTEND, "https://app.example.com", "http://[::1]:8080"):
-            answer = api.client.get("/health", headers={"Origin": origin})
-            assert answer.headers["Access-Control-Allow-Origin"] == origin
+@pytest.mark.parametrize("origin", [FRONTEND, "https://app.example.com", "http://[::1]:8080"])
+def test_trusted_origins_are_allowed_too(api, origin):
+    answer = api.client.get("/health", headers={"Origin": origin})
+    assert answer.headers["Access-Control-Allow-Origin"] == origin
