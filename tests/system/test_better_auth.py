@@ -40,18 +40,6 @@ uvicorn.main()
 )
 
 
-@pytest.fixture(scope="module")
-def home() -> Iterator[Frontend]:
-    with frontend() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def backend(home: Frontend, database: Postgres) -> Iterator[Service]:
-    with service(NEON_DATABASE_URL=database.create_database(), BETTER_AUTH_URL=home.url) as running:
-        yield running
-
-
 @contextmanager
 def impatient(**environment: str) -> Iterator[Service]:
     running = Service(program=IMPATIENT, **environment)

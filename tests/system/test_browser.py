@@ -6,27 +6,14 @@ npm ci --prefix tests/system/frontend
 """
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from better_auth import Frontend, Person, browse, frontend
+from better_auth import Frontend, Person, browse
 
 from tests.harness import Postgres, Service, service
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture(scope="module")
-def home() -> Iterator[Frontend]:
-    with frontend() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def backend(home: Frontend, database: Postgres) -> Iterator[Service]:
-    with service(NEON_DATABASE_URL=database.create_database(), BETTER_AUTH_URL=home.url) as running:
-        yield running
 
 
 def page(home: Frontend, backend: Service, **settings: str) -> str:
