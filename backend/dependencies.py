@@ -7,20 +7,44 @@ import jwt
 from fastapi import Depends, HTTPException
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from backend.auth.jwt import verify
+from backend.auth.jwt import explain, verify
+from backend.db import start_deadline
 from backend.models import User
 
-bearer = HTTPBearer(bearerFormat="JWT")
+MISSING = "Send a token in the header Authorization, as Bearer <token>."
+EXPIRED = "The token has expired."
+NOT_GENUINE = "The token is invalid."
+NO_JWT = "The token is not a JWT; authClient.token() of Better Auth's jwt plugin gives one."
+
+logger = logging.getLogger(__name__)
+bearer = HTTPBearer(bearerFormat="JWT", auto_error=False)
 
 
-async def get_current_user(user_id: str, token: Annotated[HTTPAuthorizationCredentials, Depends(bearer)]) -> User:
-    """Return whose token it is; raise 401 if it is not genuine, and 403 if the path is another user's."""
+def refusal(detail: str) -> HTTPException:
+    """Return a 401 as RFC 6750, section 3 asks for it."""
+    return HTTPException(401, detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+async def get_current_user(
+    user_id: str, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+) -> User:
+    """Return whose token it is.
+
+    Raise 401 if it is missing or not genuine, and 403 if the path is another user's.
+    """
+    start_deadline()
+    if credentials is None:
+        raise refusal(MISSING)
+    token = credentials.credentials
     try:
-        user = await verify(token.credentials)
-    except jwt.InvalidTokenError as error:
-        logging.getLogger(__name__).warning("token refused: %s", type(error).__name__)
-        fault = "has expired" if isinstance(error, jwt.ExpiredSignatureError) else "is invalid"
-        raise HTTPException(401, f"The token {fault}.", {"WWW-Authenticate": "Bearer"}) from None
+        user = await verify(token)
+    except jwt.PyJWTError as error:
+        logger.warning("token refused: %s", explain(error))
+        if isinstance(error, jwt.ExpiredSignatureError):
+            raise refusal(EXPIRED) from None
+        if token.count(".") != 2:
+            raise refusal(NO_JWT) from None
+        raise refusal(NOT_GENUINE) from None
     if user_id != user.id:
         raise HTTPException(403, "The token is another user's.")
     return user

@@ -1,61 +1,153 @@
 """The two tables, and what requests and answers hold."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field as About, StrictBool, StringConstraints, create_model
-from sqlalchemy import DateTime, Index, false, func
+from pydantic import AfterValidator, StrictBool, StringConstraints
+from sqlalchemy import BigInteger, DateTime, Index, false, func
 from sqlmodel import Field, SQLModel
 
+MAX_TASK_ID = 2**53 - 1  # what JavaScript counts exactly
+
+# What a client is told about a field that is not valid.
 RULES = {
-    "title": "must be text of 1 to 200 characters, not all blank, without NUL",
-    "description": "must be null or text of at most 1000 characters, without NUL",
-    "completed": "must be true or false",
-    "task_id": "must be a whole number from 1 to 2147483647",
-    "body": "must be a JSON object, sent as application/json",
+    "title": "title must be text of 1 to 200 characters, not all blank, without NUL.",
+    "description": "description must be null or text of at most 1000 characters, without NUL.",
+    "completed": "completed must be true or false.",
+    "task_id": f"task_id must be a whole number from 1 to {MAX_TASK_ID}.",
+    "status": "status must be all, pending or completed.",
+    "sort": "sort must be created or title.",
+    "body": "body must be a JSON object, sent as application/json.",
 }
-W = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # what strip takes; \s depends on the language
-TITLE = About(strict=True, pattern=rf"^[{W}]*[^{W}\x00]([^\x00]{{0,198}}[^{W}\x00])?[{W}]*$", examples=["Buy milk"])
-Title = Annotated[str, StringConstraints(strip_whitespace=True), TITLE]
-DESCRIPTION = About(strict=True, pattern=r"^[^\x00]{0,1000}$", examples=["2 litres"])
-Description = Annotated[str, DESCRIPTION, AfterValidator(lambda text: text or None)]
-ABSENT: Any = Field(default_factory=lambda: None)  # may be left out, but not null as with a plain default of None
 
 
 class User(SQLModel, table=True):
+    """Who has tasks. A row is made with the first task, and never changed."""
+
     __tablename__ = "users"
+
     id: str = Field(primary_key=True, max_length=255)
-    email: str | None
-    name: str | None
+    email: str | None = None
+    name: str | None = None
+    created_at: datetime | None = Field(
+        default=None,
+        nullable=False,
+        sa_type=DateTime(timezone=True),
+        sa_column_kwargs={"server_default": func.now()},
+    )
+
+
+class Task(SQLModel, table=True):
+    """A task of one user."""
+
+    __tablename__ = "tasks"
+    __table_args__ = (Index("ix_tasks_user_id_id", "user_id", "id"),)  # a user's list, in order
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=BigInteger)
+    user_id: str = Field(foreign_key="users.id", max_length=255)
+    title: str = Field(max_length=200)
+    description: str | None = Field(default=None, max_length=1000)
+    completed: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    created_at: datetime = Field(
+        sa_type=DateTime(timezone=True), sa_column_kwargs={"server_default": func.now()}
+    )
+    updated_at: datetime = Field(
+        sa_type=DateTime(timezone=True), sa_column_kwargs={"server_default": func.now()}
+    )
 
 
 class TaskPublic(SQLModel):
-    id: int = Field(primary_key=True, schema_extra={"examples": [1]})
-    user_id: str = Field(foreign_key="users.id", max_length=255, schema_extra={"examples": ["ada"]})
-    title: str = Field(max_length=200, schema_extra={"examples": ["Buy milk"]})
-    description: str | None = Field(max_length=1000, schema_extra={"examples": ["2 litres"]})
-    completed: bool = Field(sa_column_kwargs={"server_default": false()})
-    created_at: datetime = Field(sa_type=DateTime(timezone=True), sa_column_kwargs={"server_default": func.now()})
-    updated_at: datetime = Field(sa_type=DateTime(timezone=True), sa_column_kwargs={"server_default": func.now()})
+    """A task as it is answered."""
+
+    id: int = Field(schema_extra={"examples": [1]})
+    user_id: str = Field(schema_extra={"examples": ["ada"]})
+    title: str = Field(schema_extra={"examples": ["Buy milk"]})
+    description: str | None = Field(schema_extra={"examples": ["2 litres"]})
+    completed: bool
+    created_at: datetime
+    updated_at: datetime
 
 
-class Task(TaskPublic, table=True):
-    __tablename__ = "tasks"
-    __table_args__ = (Index("ix_tasks_user_id_id", "user_id", "id"),)  # one user's list, in its order
+def none_if_empty(text: str) -> str | None:
+    return text or None
+
+
+def not_sent() -> None:
+    """Be the default of a field that may be left out, but not be null."""
+
+
+# Unicode's white space, spelled out because \s means other characters in other languages.
+BLANK = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+NOT_BLANK = rf"^[^\x00]*[^{BLANK}\x00][^\x00]*$"
+
+Title = Annotated[
+    str,
+    StringConstraints(
+        strict=True, strip_whitespace=True, min_length=1, max_length=200, pattern=NOT_BLANK
+    ),
+    Field(schema_extra={"examples": ["Buy milk"]}),
+]
+Description = Annotated[
+    str,
+    StringConstraints(strict=True, max_length=1000, pattern=r"^[^\x00]*$"),
+    AfterValidator(none_if_empty),
+    Field(schema_extra={"examples": ["2 litres"]}),
+]
 
 
 class TaskCreate(SQLModel):
+    """A new task."""
+
     title: Title
     description: Description | None = None
 
 
-class TaskCompletion(SQLModel):
-    completed: StrictBool = ABSENT
+class TaskUpdate(SQLModel):
+    """The fields of a task that are to change."""
 
-
-class TaskUpdate(TaskCompletion):
-    title: Title = ABSENT
+    title: Title = Field(default_factory=not_sent)
     description: Description | None = None
+    completed: StrictBool = Field(default_factory=not_sent)
 
 
-Problem = create_model("Problem", detail=(str, About(examples=[f"title {RULES['title']}."])))
+class TaskCompletion(SQLModel):
+    """Whether a task is to be completed."""
+
+    completed: StrictBool = Field(default_factory=not_sent)
+
+
+class Health(SQLModel):
+    """The service runs."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Problem(SQLModel):
+    """Why a request has failed, in one sentence."""
+
+    detail: str
+
+
+# What a route answers when it fails: when that is, and an example.
+PROBLEMS = {
+    400: ("The request is not valid.", RULES["title"]),
+    401: ("The token is missing, expired or not genuine.", "The token has expired."),
+    403: ("The path is another user's.", "The token is another user's."),
+    404: ("The user has no such task.", "You have no such task."),
+    409: ("The user can have no more tasks.", "You have 10000 tasks already, which is the most."),
+    413: ("The body is too large.", "The body is larger than 65536 bytes."),
+    503: (
+        "What may pass: try again after `Retry-After` seconds.",
+        "The database or the sign-in keys are unavailable.",
+    ),
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of these answers, as FastAPI's `responses` wants it."""
+    documented: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        description, example = PROBLEMS[status]
+        content = {"application/json": {"example": {"detail": example}}}
+        documented[status] = {"model": Problem, "description": description, "content": content}
+    return documented

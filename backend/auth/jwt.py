@@ -5,94 +5,220 @@ import asyncio
 import logging
 import os
 import time
+from typing import Any
 from urllib.parse import urlsplit
 
 import jwt
-from jwt.types import Options
 from pydantic import AnyHttpUrl
 
+from backend import KEYS_TIMEOUT
 from backend.models import User
 
+PLUGIN_ALGORITHMS = ("EdDSA", "ES256", "ES512", "RS256", "PS256")  # of Better Auth's jwt plugin
+MAX_TOKEN_LENGTH = 8192  # PyJWT looks at every byte, genuine or not
+MAX_REMEMBERED_TOKENS = 2048
+# Seconds.
+LEEWAY = 30  # by which clocks may differ
+KEYS_FRESH = 300  # for which the keys that were read count as all there are
+KEYS_OLD = 600  # after which no token is accepted before another attempt to read them
+KEYS_RETRY = 10  # between two attempts
 
-def origin(variable: str, address: str) -> str:
-    """Return an address's origin as browsers write it (RFC 6454, section 6.2), or raise SystemExit."""
+Claims = dict[str, Any]
+
+logger = logging.getLogger(__name__)
+
+
+class KeysUnavailableError(Exception):
+    """The signing keys cannot be read now; trying again may help."""
+
+
+def read_secret() -> str:
+    """Return BETTER_AUTH_SECRET, or raise SystemExit if HS256 would not be safe with it."""
+    secret = os.environ.get("BETTER_AUTH_SECRET", "").rstrip("\r\n")
+    if len(secret.encode()) < 32:
+        raise SystemExit("BETTER_AUTH_SECRET must have at least 32 bytes (RFC 7518, section 3.2).")
     try:
-        return "/".join(str(AnyHttpUrl(address.strip().replace("*", " "))).split("/")[:3])
+        jwt.get_algorithm_by_name("HS256").prepare_key(secret)
+    except jwt.InvalidKeyError:
+        raise SystemExit("BETTER_AUTH_SECRET must not be a public key or certificate.") from None
+    return secret
+
+
+def read_origin(name: str, address: str) -> str:
+    """Return an address's origin as browsers write it (RFC 6454, section 6.2).
+
+    Raise SystemExit with the name of the setting if the address is none.
+    """
+    try:
+        url = AnyHttpUrl(address.strip().replace("*", " "))  # no wildcards
     except ValueError:
-        raise SystemExit(f"{variable} must be an address such as https://app.example.com.") from None
+        raise SystemExit(f"{name} must be an address such as https://app.example.com.") from None
+    return "/".join(str(url).split("/")[:3])
 
 
-SECRET = os.environ.get("BETTER_AUTH_SECRET", "")
-if len(SECRET.encode()) < 32:
-    raise SystemExit("BETTER_AUTH_SECRET must have at least 32 bytes (RFC 7518, section 3.2).")
+SECRET = read_secret()
 URL = os.environ.get("BETTER_AUTH_URL", "").strip()
-ORIGIN = origin("BETTER_AUTH_URL", URL)
-ISSUER, AUDIENCE = (os.environ.get(name) or ORIGIN for name in ("BETTER_AUTH_ISSUER", "BETTER_AUTH_AUDIENCE"))
-KEYS_URL = os.environ.get("BETTER_AUTH_JWKS_URL") or f"{ORIGIN}{urlsplit(URL).path.rstrip('/') or '/api/auth'}/jwks"
-origin("BETTER_AUTH_JWKS_URL", KEYS_URL)
-LEEWAY = 30  # seconds
+ORIGIN = read_origin("BETTER_AUTH_URL", URL)
+ISSUER = os.environ.get("BETTER_AUTH_ISSUER") or ORIGIN
+AUDIENCE = os.environ.get("BETTER_AUTH_AUDIENCE") or ORIGIN
+AUTH_PATH = urlsplit(URL).path.rstrip("/") or "/api/auth"
+KEYS_URL = os.environ.get("BETTER_AUTH_JWKS_URL") or f"{ORIGIN}{AUTH_PATH}/jwks"
+read_origin("BETTER_AUTH_JWKS_URL", KEYS_URL)
 
 
-# PyJWKClient only fetches and parses: its cache makes all wait while the address hangs, and ends while it is down.
 class PublishedKeys:
-    client = jwt.PyJWKClient(KEYS_URL, cache_jwk_set=False, timeout=3)
-    found: dict[str | None, jwt.PyJWK] = {}  # noqa: RUF012 - replaced, never changed
-    stale = retry = 0.0  # the Unix time until which they are known to be all, the monotonic one of the next attempt
+    """The keys that the frontend publishes (RFC 7517), kept while their address is down."""
+
+    def __init__(self, url: str) -> None:
+        self.client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=KEYS_TIMEOUT)
+        self.document: Claims = {}  # as it was read last
+        self.keys: dict[str | None, jwt.PyJWK] = {}  # those in it that can be used, by their ids
+        self.fresh_until = 0.0  # on the clock of time.monotonic()
+        self.attempted_at = float("-inf")
+        self.attempt: asyncio.Task[None] | None = None
+        self.everybody_waits = False  # for the attempt that is being made
 
     async def get(self, kid: str | None) -> jwt.PyJWK:
-        """Return a key; raise InvalidTokenError if there is none such, or ConnectionError if nobody can say."""
-        if (kid not in self.found or time.time() > self.stale) and time.monotonic() > self.retry:
-            self.stale, self.retry = 0.0, time.monotonic() + 60
-            self.reading = asyncio.create_task(asyncio.to_thread(self.read))
-        if kid not in self.found:
-            await asyncio.wait([self.reading], timeout=3)
-        if kid not in self.found:
-            raise jwt.InvalidSignatureError if time.time() < self.stale else ConnectionError
-        return self.found[kid]
+        """Return the key with this id.
 
-    def read(self) -> None:
-        """Read the keys, whatever may stand at their address, and let 10 s pass until the next attempt."""
+        Raise InvalidTokenError if there is none, and KeysUnavailableError if nobody can say.
+        While the keys are read, only those wait whose key is unknown, or was read long ago.
+        """
+        is_known = kid in self.keys
+        if not is_known or time.monotonic() > self.fresh_until:
+            self.begin_attempt()
+        if self.attempt and (not is_known or self.everybody_waits):
+            await asyncio.wait([self.attempt], timeout=KEYS_TIMEOUT)
+        if kid in self.keys:
+            return self.keys[kid]
+        if time.monotonic() < self.fresh_until:
+            raise jwt.InvalidSignatureError
+        raise KeysUnavailableError
+
+    def begin_attempt(self) -> None:
+        """Begin to read the keys, unless that was done a moment ago, or is being done."""
+        seconds_since = time.monotonic() - self.attempted_at
+        is_running = self.attempt and not self.attempt.done()
+        if seconds_since >= KEYS_RETRY and not is_running:
+            self.attempted_at = time.monotonic()
+            self.everybody_waits = seconds_since > KEYS_OLD
+            self.attempt = asyncio.create_task(self.read())
+
+    async def read(self) -> None:
+        """Read the keys in a thread, and put them in place here, on the event loop."""
         try:
-            self.found = {key.key_id: key for key in self.client.get_signing_keys()}
-            self.stale = time.time() + 300
-            remembered.clear()
-        except (jwt.PyJWTError, OSError, ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError) as error:
-            logging.getLogger(__name__).warning("signing keys unavailable: %s", type(error).__name__)
-        self.retry = time.monotonic() + 10
+            document = await asyncio.to_thread(self.client.fetch_data)
+            keys = usable_keys(document)
+        except Exception as error:  # noqa: BLE001 - anything may stand at that address
+            name = type(error).__name__
+            logger.warning("signing keys unavailable at %s: %s", self.client.uri, name)
+        else:
+            if document != self.document:
+                remembered.clear()
+            self.document = document
+            self.keys = keys
+            self.fresh_until = time.monotonic() + KEYS_FRESH
+        self.everybody_waits = False
 
 
-published = PublishedKeys()
-remembered: dict[str, tuple[User, float]] = {}  # genuine tokens, and until what Unix time they need no new look
+def usable_keys(document: Claims) -> dict[str | None, jwt.PyJWK]:
+    """Return the keys of a key set by their ids, without odd ones; raise LookupError for none."""
+    keys: dict[str | None, jwt.PyJWK] = {}
+    for member in document["keys"]:
+        try:
+            key = jwt.PyJWK(member)
+            if key.algorithm_name in PLUGIN_ALGORITHMS and key.public_key_use in ("sig", None):
+                keys[str(key.key_id)] = key
+        except Exception:  # noqa: BLE001, S112 - an odd key must not cost the others
+            continue
+    if not keys:
+        raise LookupError
+    return keys
+
+
+published = PublishedKeys(KEYS_URL)
+# Genuine tokens, each with its user and the Unix time until which it needs no other look.
+remembered: dict[str, tuple[User, float]] = {}
 
 
 async def verify(token: str) -> User:
-    """Return whose token it is; raise InvalidTokenError if it is not genuine, or ConnectionError without the keys."""
-    user, until = remembered.get(token, (None, 0.0))
-    if user and time.time() < until:
-        return user
-    if len(token) > 8192:  # PyJWT looks at every byte, genuine or not
+    """Return whose token it is.
+
+    Raise PyJWTError if it is not genuine, and KeysUnavailableError if nobody can say.
+    """
+    if token in remembered:
+        user, until = remembered[token]
+        if time.time() < until:
+            return user
+    if len(token) > MAX_TOKEN_LENGTH:
         raise jwt.DecodeError
-    parts = jwt.decode_complete(token, options={"verify_signature": False})
-    by_plugin = parts["header"].get("alg") in ("EdDSA", "ES256", "ES512", "RS256", "PS256")
-    key = await published.get(parts["header"].get("kid")) if by_plugin else SECRET
-    algorithms = [key.algorithm_name] if isinstance(key, jwt.PyJWK) else ["HS256"]  # never the token's own word
-    iss, aud = (by_plugin or claim in parts["payload"] for claim in ("iss", "aud"))  # the plugin always names both
-    checks: Options = {"require": ["exp", "sub"], "verify_iss": iss, "verify_aud": aud}
-    claims = jwt.decode(token, key, algorithms, checks, issuer=ISSUER, audience=AUDIENCE, leeway=LEEWAY)
-    if not (1 <= len(claims["sub"]) <= 255 and claims["sub"].isprintable()):
-        raise jwt.InvalidTokenError
-    texts = (str(claims.get(claim) or "").encode(errors="ignore").decode() for claim in ("email", "name"))
-    email, name = (text.replace("\0", "") or None for text in texts)  # PostgreSQL holds no NUL and no lone surrogate
-    user = User(id=claims["sub"], email=email, name=name)
-    if len(remembered) >= 2048:
+    unverified = jwt.decode_complete(token, options={"verify_signature": False})
+    header = unverified["header"]
+    key: Any = SECRET
+    algorithm = "HS256"
+    until = float("inf")
+    by_plugin = header.get("alg") in PLUGIN_ALGORITHMS
+    if by_plugin:
+        key = await published.get(header.get("kid"))
+        algorithm = key.algorithm_name  # never the token's own word
+        until = time.time() + published.fresh_until - time.monotonic()
+    claims = jwt.decode(
+        token,
+        key,
+        algorithms=[algorithm],
+        options={
+            "require": ["exp", "sub"],
+            # The plugin names both, always. Other tokens may leave them out.
+            "verify_iss": by_plugin or "iss" in unverified["payload"],
+            "verify_aud": by_plugin or "aud" in unverified["payload"],
+        },
+        issuer=ISSUER,
+        audience=AUDIENCE,
+        leeway=LEEWAY,
+    )
+    user = read_user(claims)
+    if len(remembered) >= MAX_REMEMBERED_TOKENS:
         remembered.clear()
-    remembered[token] = user, min(int(claims["exp"]) + LEEWAY, published.stale if by_plugin else float("inf"))
+    remembered[token] = user, min(until, int(claims["exp"]) + LEEWAY)
     return user
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m backend.auth.jwt", description="Print a token for a user.")
+def read_user(claims: Claims) -> User:
+    """Return the user of a token, who is what `sub` says and nothing else; raise PyJWTError."""
+    user_id = claims["sub"]
+    if not 1 <= len(user_id) <= 255 or not user_id.isprintable():
+        raise jwt.InvalidTokenError
+    return User(id=user_id, email=storable(claims, "email"), name=storable(claims, "name"))
+
+
+def storable(claims: Claims, name: str) -> str | None:
+    """Return a claim as text that PostgreSQL takes: without NUL and lone surrogates."""
+    text = str(claims.get(name) or "").replace("\0", "")
+    return text.encode(errors="ignore").decode() or None
+
+
+def explain(error: jwt.PyJWTError) -> str:
+    """Return why a token was refused, for the log, with nothing that stands in the token."""
+    expected = ""
+    if isinstance(error, jwt.InvalidIssuerError):
+        expected = f", expected {ISSUER}"
+    if isinstance(error, jwt.InvalidAudienceError):
+        expected = f", expected {AUDIENCE}"
+    return type(error).__name__ + expected
+
+
+def main() -> None:
+    """Print a token for a user, signed with the secret."""
+    parser = argparse.ArgumentParser(
+        prog="python -m backend.auth.jwt", description="Print a token for a user."
+    )
     parser.add_argument("user_id")
-    parser.add_argument("--seconds", type=int, default=3600, help="how long it is valid (default: %(default)s)")
-    options = parser.parse_args()
-    print(jwt.encode({"sub": options.user_id, "exp": int(time.time()) + options.seconds}, SECRET))
+    seconds = "how long it is valid (default: %(default)s)"
+    parser.add_argument("--seconds", type=int, default=3600, help=seconds)
+    arguments = parser.parse_args()
+    claims = {"sub": arguments.user_id, "exp": int(time.time()) + arguments.seconds}
+    print(jwt.encode(claims, SECRET))
+
+
+if __name__ == "__main__":
+    main()
