@@ -4,6 +4,7 @@ import os
 import uuid
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from tests import harness
@@ -15,10 +16,29 @@ def database() -> Iterator[harness.Postgres]:
         yield server
 
 
+class RunningService(harness.Service):
+    """A service that runs already at this address, such as one in a container, and its database."""
+
+    def __init__(self, url: str, database: str) -> None:
+        self.url = url
+        self.database = database
+        self.client = httpx.Client(base_url=url, timeout=15)
+
+
 @pytest.fixture(scope="session")
 def api(database: harness.Postgres) -> Iterator[harness.Service]:
-    """The service, on a database in another time zone; TEST_DATABASE_URL names another, such as one behind a pooler."""
+    """The service, on a database in another time zone.
+
+    TEST_DATABASE_URL names another database, such as one behind a pooler, and TEST_SERVICE_URL a
+    service on it that runs already.
+    """
     url = os.environ.get("TEST_DATABASE_URL")
+    running = os.environ.get("TEST_SERVICE_URL")
+    if url and running:
+        service = RunningService(running, url)
+        yield service
+        service.client.close()
+        return
     if not url:
         url = database.create_database()
         database.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET timezone = 'Asia/Kolkata'")

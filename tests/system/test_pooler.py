@@ -5,10 +5,8 @@ It needs Debian's package: apt-get install pgbouncer
 """
 
 import os
-import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,6 +17,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from contract import run_contract_suite
 from load import Figures, Load, figures, wait_until
 
 from tests.harness import Postgres, free_port, service
@@ -26,7 +25,6 @@ from tests.harness import Postgres, free_port, service
 __all__ = ["figures"]
 pytestmark = pytest.mark.system
 
-CONTRACT = [f"tests/test_{name}.py" for name in ("contract", "isolation", "input", "errors", "tokens")]
 Pooled = Callable[[str], str]
 
 # All that could stay behind on a connection. (Names with a dot come with the language of our own trigger.)
@@ -83,21 +81,9 @@ def pgbouncer(database: Postgres, pool_size: int) -> Iterator[Pooled]:
 def test_the_whole_contract_holds_through_a_pooler(database: Postgres, figures: Figures) -> None:
     url = database.create_database()
     with pgbouncer(database, pool_size=2) as pooled:
-        suite = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs", *CONTRACT],
-            cwd=Path(__file__).parents[2],
-            env=os.environ | {"TEST_DATABASE_URL": pooled(url)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-    assert suite.returncode == 0, suite.stdout + suite.stderr
-    passed = re.search(r"\b([1-9]\d*) passed", suite.stdout)
-    assert passed, suite.stdout
-    assert "skipped" not in suite.stdout, suite.stdout
+        passed = run_contract_suite(TEST_DATABASE_URL=pooled(url))
     assert database.execute("SELECT count(*) > 0 FROM users", url=url) == [(True,)], "the suite went elsewhere"
-    figures.add_row("through PgBouncer: the contract suite, in tests", int(passed[1]))
+    figures.add_row("through PgBouncer: the contract suite, in tests", passed)
 
 
 def test_nothing_leaks_to_another_client_of_the_same_connection(database: Postgres, figures: Figures) -> None:
