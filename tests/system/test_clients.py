@@ -1,4 +1,4 @@
-"""Programs that make clients from the OpenAPI document: their names read as if written by hand, and the clients work.
+"""Clients made from the OpenAPI document have names as if written by hand, and they work.
 
 npm ci --prefix tests/system/frontend
 .venv/bin/pip install -r tests/system/requirements.txt
@@ -23,7 +23,15 @@ from tests.harness import Postgres, Service, service, token
 
 pytestmark = pytest.mark.system
 
-ROUTES = {"list_tasks", "create_task", "read_task", "update_task", "toggle_task", "delete_task", "health"}
+ROUTES = {
+    "list_tasks",
+    "create_task",
+    "read_task",
+    "update_task",
+    "toggle_task",
+    "delete_task",
+    "health",
+}
 SCHEMAS = {"TaskPublic", "TaskCreate", "TaskUpdate", "TaskCompletion", "Problem", "Health"}
 # The Python client makes a class of each parameter that takes one of several words.
 PARAMETERS = {"ListTasksStatus", "ListTasksSort"}
@@ -55,7 +63,16 @@ def python_client(document: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     config = directory / "config.json"
     config.write_text(json.dumps({"post_hooks": []}))  # by default it runs a formatter
     package = directory / "todo_client"
-    options = ["--path", str(document), "--config", str(config), "--output-path", str(package), "--meta", "none"]
+    options = [
+        "--path",
+        str(document),
+        "--config",
+        str(config),
+        "--output-path",
+        str(package),
+        "--meta",
+        "none",
+    ]
     run(directory, generator, "generate", "--fail-on-warning", *options)
     return package
 
@@ -69,14 +86,16 @@ def client(python_client: Path, monkeypatch: pytest.MonkeyPatch) -> Import:
 
 @pytest.fixture(scope="module")
 def typescript_client(document: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the types that openapi-typescript has made, and a program that uses them."""
+    """Return a folder with the types of openapi-typescript and a program that uses them."""
     directory = tmp_path_factory.mktemp("typescript")
     workspace(directory, "client.ts")
     run(directory, "openapi-typescript", str(document), "--output", "schema.ts")
     return directory
 
 
-def test_the_functions_of_the_python_client_have_the_names_of_the_routes(python_client: Path) -> None:
+def test_the_functions_of_the_python_client_have_the_names_of_the_routes(
+    python_client: Path,
+) -> None:
     modules = {path.stem for path in (python_client / "api").glob("*/*.py")}
     assert modules - {"__init__"} == ROUTES
 
@@ -103,12 +122,21 @@ def use_all_routes(client: Import, models: ModuleType, connection: object) -> No
     assert call("read_task", task_id=created.id) == created
 
     updated = call("update_task", task_id=created.id, body=models.TaskUpdate(title="Buy oat milk"))
-    assert (updated.title, updated.description, updated.completed) == ("Buy oat milk", "2 litres", False)
+    assert (updated.title, updated.description, updated.completed) == (
+        "Buy oat milk",
+        "2 litres",
+        False,
+    )
     cleared = call("update_task", task_id=created.id, body=models.TaskUpdate(description=None))
     assert (cleared.title, cleared.description) == ("Buy oat milk", None)
 
     assert call("toggle_task", task_id=created.id).completed is True
-    assert call("toggle_task", task_id=created.id, body=models.TaskCompletion(completed=True)).completed is True
+    assert (
+        call(
+            "toggle_task", task_id=created.id, body=models.TaskCompletion(completed=True)
+        ).completed
+        is True
+    )
     assert call("list_tasks", status=models.ListTasksStatus.PENDING) == []
     assert len(call("list_tasks", sort=models.ListTasksSort.TITLE)) == 1
 
@@ -116,7 +144,9 @@ def use_all_routes(client: Import, models: ModuleType, connection: object) -> No
     assert call("read_task", task_id=created.id) == models.Problem(GONE)
 
 
-def test_the_typescript_types_have_the_names_of_the_routes_and_schemas(typescript_client: Path) -> None:
+def test_the_typescript_types_have_the_names_of_the_routes_and_schemas(
+    typescript_client: Path,
+) -> None:
     types = (typescript_client / "schema.ts").read_text()
     assert names(types, "export interface operations {", indentation=4) == ROUTES
     assert names(types, "    schemas: {", indentation=8) == SCHEMAS
@@ -126,7 +156,11 @@ def names(types: str, opening: str, indentation: int) -> set[str]:
     """Return the names that a block of a TypeScript file defines with an object type."""
     block = types.partition(f"\n{opening}\n")[2].partition("\n" + " " * (indentation - 4) + "}")[0]
     indent = " " * indentation
-    lines = [line for line in block.splitlines() if line.startswith(indent) and line[indentation].isalpha()]
+    lines = [
+        line
+        for line in block.splitlines()
+        if line.startswith(indent) and line[indentation].isalpha()
+    ]
     return {line.strip().removesuffix(": {") for line in lines}
 
 

@@ -1,4 +1,4 @@
-"""README.md does what it says: its TypeScript compiles and works with a real Better Auth, and its commands run.
+"""The programs in README.md work as they stand: its frontend, and its commands.
 
 npm ci --prefix tests/system/frontend
 .venv/bin/pip install -r tests/system/requirements.txt
@@ -7,20 +7,22 @@ apt-get install chromium zsh
 """
 
 import importlib.util
-import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
+import jwt
 import pytest
-from better_auth import DIRECTORY, browse, missing, program, until
+from better_auth import browse, missing, program, until
 from typescript import run, workspace
 
-from tests.harness import ROOT, SECRET, Postgres, free_port, service
+from tests.harness import ROOT, SECRET, Postgres, environment_of_service, free_port, service
 
 pytestmark = pytest.mark.system
 
@@ -58,7 +60,7 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def project(way: str, tmp_path: Path) -> Path:
-    """Return a folder with the modules of one way to get a token, set up as create-next-app does."""
+    """Return a folder with the modules of one way to get a token, set up like a new Next.js app."""
     workspace(tmp_path, "readme/tsconfig.json", "readme/page.ts", "readme/server.mjs")
     for name, text in WAYS[way].items():
         path = tmp_path / name
@@ -82,29 +84,42 @@ def test_its_frontend_creates_a_task_in_a_browser(
     way: str, project: Path, database: Postgres
 ) -> None:
     url = database.create_database()
-    port = free_port()
-    settings = {
-        "DATABASE_URL": url,
-        "BETTER_AUTH_SECRET": SECRET,
-        "BETTER_AUTH_URL": f"http://localhost:{port}",
-    }
-    migrate(project, **settings)
-    trusted = {name: settings[name] for name in ("BETTER_AUTH_SECRET", "BETTER_AUTH_URL")}
-    if way == "route":
-        trusted["BETTER_AUTH_JWKS_URL"] = f"http://localhost:{free_port()}"  # nobody needs to answer
-    with service(NEON_DATABASE_URL=url, **trusted) as backend:
-        address = f"http://localhost:{backend.port}"
-        with served(project, port, **settings, NEXT_PUBLIC_API_URL=address) as home:
-            seen = browse("readme", home, "zoe@example.com")
+    nobody = {"BETTER_AUTH_JWKS_URL": f"http://localhost:{free_port()}"}
+    seen = use(project, url, **(nobody if way == "route" else {}))
     created = seen["created"]
+    completed = seen["completed"]
     assert (created["title"], created["completed"]) == ("Buy milk", False)
-    assert seen["completed"] == created | {"completed": True, "updated_at": seen["completed"]["updated_at"]}
-    assert seen["listed"] == [seen["completed"]]
+    assert completed == created | {"completed": True, "updated_at": completed["updated_at"]}
+    assert seen["listed"] == [completed]
     assert (seen["deleted"], seen["left"]) == (None, [])
     assert seen["refused"] == "Please sign in."
     assert "title" in seen["blank"]
-    owner = database.execute('SELECT users.id FROM users JOIN "user" USING (id)', url=url)
-    assert owner == [(created["user_id"],)]
+    claims = jwt.decode(seen["token"], options={"verify_signature": False})
+    assert claims["exp"] - claims["iat"] == 15 * 60
+    owners = database.execute('SELECT users.id FROM users JOIN "user" USING (id)', url=url)
+    assert owners == [(created["user_id"],)]
+
+
+@pytest.mark.parametrize("way", ["plugin"])
+def test_a_users_table_of_better_auth_is_used_as_it_is(project: Path, database: Postgres) -> None:
+    auth = project / "lib" / "auth.ts"
+    plural = 'user: { modelName: "users" },\n  plugins:'
+    auth.write_text(auth.read_text().replace("plugins:", plural))
+    url = database.create_database()
+    created = use(project, url)["created"]
+    people = database.execute('SELECT id, email, "emailVerified" FROM users', url=url)
+    assert people == [(created["user_id"], "zoe@example.com", False)]
+
+
+def use(project: Path, url: str, **environment: str) -> dict[str, Any]:
+    """Start the frontend and the service with one database; return what a browser saw."""
+    port = free_port()
+    both = {"BETTER_AUTH_SECRET": SECRET, "BETTER_AUTH_URL": f"http://localhost:{port}"}
+    migrate(project, DATABASE_URL=url, **both)
+    with service(NEON_DATABASE_URL=url, **both, **environment) as backend:
+        address = f"http://localhost:{backend.port}"
+        with served(project, port, DATABASE_URL=url, NEXT_PUBLIC_API_URL=address, **both) as home:
+            return browse("readme", home, "zoe@example.com")
 
 
 def migrate(project: Path, **settings: str) -> None:
@@ -147,3 +162,34 @@ def served(project: Path, port: int, **settings: str) -> Iterator[str]:
         finally:
             process.kill()
             process.wait(10)
+
+
+@pytest.mark.parametrize("shell", ["bash --norc", "zsh --no-rcs"])
+def test_its_commands_can_be_pasted_twice_and_print_its_answers(
+    shell: str, tmp_path: Path, database: Postgres
+) -> None:
+    text = section("Try it")
+    [commands] = blocks(text, "sh")
+    [answers] = blocks(text, "json")
+    name, option = shell.split()
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "backend").symlink_to(ROOT / "backend")
+    with service(NEON_DATABASE_URL=database.create_database()) as backend:
+        pasted = commands.replace("localhost:8000", f"localhost:{backend.port}")
+        done = subprocess.run(
+            [program(name), option, "-i"],
+            input=pasted * 2,
+            cwd=tmp_path,
+            env=environment_of_service(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            start_new_session=True,  # an interactive shell would take the terminal of the tests
+        )
+    assert without_ids_and_times(done.stdout) == without_ids_and_times(answers * 2), done.stderr
+
+
+def without_ids_and_times(text: str) -> list[str]:
+    text = re.sub(r'"id":[0-9]+', '"id":1', text)
+    return re.sub(r'"[0-9-]+T[0-9:.]+Z"', '"time"', text).splitlines()

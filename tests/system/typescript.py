@@ -1,4 +1,4 @@
-"""What the tests that compile TypeScript share: a folder with the packages of frontend/, and programs run in it."""
+"""What the tests that compile TypeScript share: a folder with packages, and programs run there."""
 
 import os
 import shutil

@@ -114,12 +114,13 @@ const scenarios = {
     return page.evaluate(async (email) => {
       const refused = await callTasks("GET").catch((error) => error.message);
       await authClient.signUp.email({ email, name: "Zoë Ñandú", password: "correct horse battery" });
+      const token = await getToken();
       const created = await callTasks("POST", "", { title: "Buy milk" });
       const completed = await callTasks("PATCH", `/${created.id}/complete`);
       const listed = await callTasks("GET");
       const blank = await callTasks("POST", "", { title: " " }).catch((error) => error.message);
       const deleted = await callTasks("DELETE", `/${created.id}`);
-      return { refused, created, completed, listed, blank, deleted, left: await callTasks("GET") };
+      return { refused, token, created, completed, listed, blank, deleted, left: await callTasks("GET") };
     }, argument);
   },
 
