@@ -5,11 +5,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from better_auth import DIRECTORY, packages
+from better_auth import DIRECTORY, packages, program
 
 
 def workspace(directory: Path, *files: str) -> None:
     """Copy these files of frontend/ into a folder, where they can import its packages."""
+    program("node")
     (directory / "node_modules").symlink_to(packages())
     for name in ("package.json", *files):
         shutil.copy(DIRECTORY / name, directory)
