@@ -34,6 +34,14 @@ def program(*names: str) -> str:
     return found or missing(f"{names[0]} is not installed")
 
 
+def packages() -> Path:
+    """Return the folder of the installed packages of frontend/."""
+    folder = DIRECTORY / "node_modules"
+    if not folder.is_dir():
+        missing("tests/system/frontend has no node_modules: run npm ci --prefix tests/system/frontend")
+    return folder
+
+
 class Person:
     """Somebody with a session at a frontend."""
 
@@ -77,8 +85,7 @@ class Frontend:
 
     def __init__(self, path: str = "", **environment: str) -> None:
         node = program("node")
-        if not (DIRECTORY / "node_modules").is_dir():
-            missing("tests/system/frontend has no node_modules: run npm ci --prefix tests/system/frontend")
+        packages()
         self.port = free_port()
         self.origin = f"http://localhost:{self.port}"
         self.url = self.origin + path

@@ -108,6 +108,22 @@ const scenarios = {
     return { refused: await error(page) };
   },
 
+  /** Sign up and use the routes, with the functions that README.md shows. */
+  async readme(page) {
+    await page.waitForFunction(() => "callTasks" in window);
+    return page.evaluate(async (email) => {
+      const refused = await callTasks("GET").catch((error) => error.message);
+      await authClient.signUp.email({ email, name: "Zoë Ñandú", password: "correct horse battery" });
+      const token = await getToken();
+      const created = await callTasks("POST", "", { title: "Buy milk" });
+      const completed = await callTasks("PATCH", `/${created.id}/complete`);
+      const listed = await callTasks("GET");
+      const blank = await callTasks("POST", "", { title: " " }).catch((error) => error.message);
+      const deleted = await callTasks("DELETE", `/${created.id}`);
+      return { refused, token, created, completed, listed, blank, deleted, left: await callTasks("GET") };
+    }, argument);
+  },
+
   /** Try every verb from whatever origin the page has, with a genuine token, and without one. */
   async fetches(page) {
     const [tasks, token] = JSON.parse(argument);
