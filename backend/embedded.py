@@ -20,9 +20,7 @@ import psycopg2
 from filelock import FileLock
 
 GRACE = 2  # seconds that a service may take to come back, as it does with --reload
-CONNECT_TIMEOUT = "5"  # seconds
-SERVICE = "todo service"  # the application_name of the connection that each process holds
-COUNT_SERVICES = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{SERVICE}'"
+COUNT_SERVICES = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'todo service'"
 INITDB_OPTIONS = (
     "--username=postgres",
     "--encoding=UTF8",
@@ -40,7 +38,7 @@ PASSWORD_OPTIONS = (
 )
 # PostgreSQL refuses to run as root. The user nobody owns its data, and may still enter any folder.
 IS_ROOT = sys.platform != "win32" and os.geteuid() == 0
-NOBODY = 65534
+NOBODY = 65534  # both the user and the group
 AS_NOBODY = (
     "setpriv",
     f"--reuid={NOBODY}",
@@ -71,15 +69,15 @@ def start(folder: Path) -> dict[str, str]:
             held.append(join_or_launch(folder))
             return parameters(folder)
     except (PostgresError, psycopg2.Error, OSError, ImportError) as error:
-        reason = str(error).strip()
-        raise SystemExit(f"The PostgreSQL in {folder} cannot run: {reason}") from None
+        sentence = f"The PostgreSQL in {folder} cannot run: {error}"
+        raise SystemExit(sentence.strip()) from None
 
 
 def join_or_launch(folder: Path) -> Any:
     """Return a connection to the server in a folder, which is made and started if need be."""
     data = folder / "data"
     try:
-        return connect(folder, SERVICE)
+        return psycopg2.connect(**parameters(folder))
     except (psycopg2.Error, OSError, LookupError):  # There is no postmaster.pid, or a stale one.
         if not data.exists():
             password = folder / "password"
@@ -87,11 +85,7 @@ def join_or_launch(folder: Path) -> Any:
             password.write_text(secrets.token_urlsafe())
             initialize(data, *PASSWORD_OPTIONS)
         launch(data, free_port())
-        return connect(folder, SERVICE)
-
-
-def connect(folder: Path, name: str) -> Any:
-    return psycopg2.connect(**parameters(folder), application_name=name)
+        return psycopg2.connect(**parameters(folder))
 
 
 def parameters(folder: Path) -> dict[str, str]:
@@ -103,8 +97,10 @@ def parameters(folder: Path) -> dict[str, str]:
         "user": "postgres",
         "password": (folder / "password").read_text(),
         "dbname": "postgres",
-        "connect_timeout": CONNECT_TIMEOUT,
-        "sslmode": "disable",  # The environment may set this one and the next for Neon.
+        "application_name": "todo service",
+        "connect_timeout": "5",  # seconds
+        # The environment may set the next two for Neon.
+        "sslmode": "disable",
         "channel_binding": "disable",
     }
 
@@ -126,7 +122,8 @@ def keep(folder: Path) -> None:
     sys.stdin.read()  # The system closes the pipe of a process that ends, even by kill -9.
     time.sleep(GRACE)
     with FileLock(folder / "lock"):
-        cursor = connect(folder, "todo keeper").cursor()
+        keeper = parameters(folder) | {"application_name": "todo keeper"}
+        cursor = psycopg2.connect(**keeper).cursor()
         cursor.execute(COUNT_SERVICES)
         if cursor.fetchone() == (0,):
             run(folder / "data", "pg_ctl", "stop")
@@ -168,7 +165,12 @@ def run(data: Path, program: str, *options: str) -> None:
     with (data.parent / "log").open("a+", errors="replace") as log:
         began = log.tell()
         process = Popen(
-            command, cwd=data, stdin=DEVNULL, stdout=log, stderr=log, creationflags=NO_WINDOW
+            command,
+            cwd=data,
+            stdin=DEVNULL,
+            stdout=log,
+            stderr=log,
+            creationflags=NO_WINDOW,
         )
         if process.wait() != 0:
             log.seek(began)
