@@ -88,16 +88,24 @@ def postgres(durable: bool = False) -> Iterator[Postgres]:
 
 
 class Service:
-    """The service as its own uvicorn process."""
+    """The service as its own uvicorn process, in a session of its own as in a terminal of its own."""
 
-    def __init__(self, *options: str, program: tuple[str, ...] = ("-m", "uvicorn"), **environment: str) -> None:
+    def __init__(
+        self,
+        *options: str,
+        program: tuple[str, ...] = ("-m", "uvicorn"),
+        folder: Path = ROOT,
+        prefix: tuple[str, ...] = (),
+        **environment: str,
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.database = environment.get("NEON_DATABASE_URL", "")
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - closed by stop()
         self.process = subprocess.Popen(
-            [sys.executable, *program, "backend.main:app", "--port", str(self.port), *options],
-            cwd=ROOT,
+            [*prefix, sys.executable, *program, "backend.main:app", "--port", str(self.port), *options],
+            cwd=folder,
+            start_new_session=True,
             env=environment_of_service(**environment),
             stdout=self.log,
             stderr=subprocess.STDOUT,
