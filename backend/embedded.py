@@ -13,7 +13,7 @@ import sys
 import time
 from importlib.metadata import distribution
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, Popen
+from subprocess import DEVNULL, PIPE, Popen, call
 from typing import Any
 
 import psycopg2
@@ -164,7 +164,7 @@ def run(data: Path, program: str, *options: str) -> None:
         command = [*AS_NOBODY, *command]
     with (data.parent / "log").open("a+", errors="replace") as log:
         began = log.tell()
-        process = Popen(
+        status = call(
             command,
             cwd=data,
             stdin=DEVNULL,
@@ -172,9 +172,9 @@ def run(data: Path, program: str, *options: str) -> None:
             stderr=log,
             creationflags=NO_WINDOW,
         )
-        if process.wait() != 0:
+        if status != 0:
             log.seek(began)
-            reasons = re.findall("(?:FATAL|DETAIL|error|setpriv): +(.+)", log.read())
+            reasons = re.findall("(?:FATAL|DETAIL|initdb|setpriv): +(.+)", log.read())
             raise PostgresError(" ".join(reasons) or f"{program} failed")
 
 

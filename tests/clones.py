@@ -72,7 +72,7 @@ class Clone:
     def wait_until_nothing_runs(self, seconds: float = STOPPED) -> None:
         end = time.monotonic() + seconds
         while left := self.processes():
-            assert time.monotonic() < end, [process.info for process in left]
+            assert time.monotonic() < end, [" ".join(process.info["cmdline"]).strip() for process in left]
             time.sleep(0.1)
 
 

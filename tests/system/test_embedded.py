@@ -1,6 +1,7 @@
 """The embedded PostgreSQL: whatever ends the service ends it too, and whatever was left behind does not spoil it."""
 
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -13,8 +14,8 @@ from tests.clones import STOPPED, Clone, parameters_of
 
 pytestmark = pytest.mark.system
 
-ANOTHER_USER = 4321
-# Another user, who may read this Python wherever it is installed, but not write what is not his.
+ANOTHER_USER = pwd.getpwnam("daemon").pw_uid
+# The other user may read this Python wherever it is installed, but not write what is not his.
 AS_ANOTHER_USER = (
     "setpriv",
     f"--reuid={ANOTHER_USER}",
@@ -30,7 +31,11 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a 
 def clone(tmp_path):
     clone = Clone(tmp_path / "clone")
     yield clone
-    clone.wait_until_nothing_runs()
+    try:
+        clone.wait_until_nothing_runs()
+    finally:
+        for process in clone.processes():
+            process.kill()
 
 
 def leave(user):
@@ -39,9 +44,23 @@ def leave(user):
     user.communicate()
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGKILL"])
-@pytest.mark.parametrize("options", [(), ("--workers", "4"), ("--reload",)], ids=["alone", "workers", "reload"])
-def test_nothing_is_left_and_no_task_lost_after_a_signal_to_the_whole_terminal(clone, name, options):
+WORKERS = ("--workers", "4")
+ENDS = [
+    ((), "SIGTERM"),
+    ((), "SIGINT"),
+    ((), "SIGHUP"),
+    ((), "SIGKILL"),
+    (WORKERS, "SIGTERM"),
+    (WORKERS, "SIGINT"),
+    (WORKERS, "SIGKILL"),  # SIGHUP asks uvicorn for new workers.
+    (("--reload",), "SIGINT"),
+    (("--reload",), "SIGHUP"),
+    (("--reload",), "SIGKILL"),
+]
+
+
+@pytest.mark.parametrize(("options", "name"), ENDS)
+def test_nothing_is_left_and_no_task_lost_after_a_signal_to_the_whole_terminal(clone, options, name):
     api = clone.start(*options)
     task = api.request("POST", json={"title": "x"}).json()
     os.killpg(api.process.pid, signal.Signals[name])
