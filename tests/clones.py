@@ -1,0 +1,85 @@
+"""Clones of the service, each with an embedded PostgreSQL, and the processes that belong to them."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped] # it ships no types
+
+from backend import embedded
+from tests.harness import ROOT, Service, environment_of_service
+
+ODD_NAME = "it's (a) [b] & 100% {ü} $HOME;é"
+STOPPED = embedded.GRACE + 6  # seconds until nothing may be left, on a busy machine
+
+
+class Clone:
+    """A copy of what git has of the service, whose .env names the embedded database."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / ".postgres" / "data"
+        shutil.copytree(ROOT / "backend", folder / "backend", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__", "system"))
+        shutil.copy(ROOT / ".env", folder)
+
+    def give_to(self, user: int) -> None:
+        for file in [self.folder, *self.folder.rglob("*")]:
+            shutil.chown(file, user, user)
+
+    def start(self, *options: str, prefix: tuple[str, ...] = (), **environment: str) -> Service:
+        """Return its service, once it answers."""
+        return Service(*options, folder=self.folder, prefix=prefix, **environment).wait_until_up()
+
+    def use(self, prefix: tuple[str, ...] = (), **environment: str) -> "subprocess.Popen[str]":
+        """Start a process that uses its PostgreSQL, and nothing else of the service."""
+        return subprocess.Popen(
+            [*prefix, sys.executable, "-m", "tests.user", str(self.folder / ".postgres")],
+            cwd=self.folder,
+            env=environment_of_service(**environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def refusal(self, prefix: tuple[str, ...] = (), **environment: str) -> str:
+        """Return the one line with which it refuses to start."""
+        user = self.use(prefix, **environment)
+        output, error = user.communicate(timeout=30)
+        assert (user.returncode, output, error.count("\n")) == (1, "", 1), error
+        return error
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the server's processes, which run in its data folder, and the keepers, which name that."""
+        place = str(self.folder)
+        return [
+            process
+            for process in psutil.process_iter(["cwd", "cmdline", "status"])
+            if process.info["status"] != psutil.STATUS_ZOMBIE
+            and (place in str(process.info["cwd"]) or place in " ".join(process.info["cmdline"] or []))
+        ]
+
+    def keepers(self) -> list[psutil.Process]:
+        return [process for process in self.processes() if "embedded.py" in " ".join(process.info["cmdline"])]
+
+    def server(self) -> psutil.Process:
+        return psutil.Process(int((self.data / "postmaster.pid").read_text().split("\n")[0]))
+
+    def wait_until_nothing_runs(self, seconds: float = STOPPED) -> None:
+        end = time.monotonic() + seconds
+        while left := self.processes():
+            assert time.monotonic() < end, [" ".join(process.info["cmdline"]).strip() for process in left]
+            time.sleep(0.1)
+
+
+def parameters_of(user: "subprocess.Popen[str]") -> dict[str, str]:
+    """Return what a process that uses the PostgreSQL was given, which it prints when it has it."""
+    assert user.stdout is not None
+    assert user.stderr is not None
+    line = user.stdout.readline()
+    assert line, user.stderr.read()
+    return dict(json.loads(line))
