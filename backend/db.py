@@ -13,7 +13,6 @@ import anyio
 import psycopg2
 from psycopg2 import extensions
 from sqlalchemy import ClauseElement, Connection, Table, create_engine, exc, func, inspect, select
-from sqlalchemy.dialects.postgresql import psycopg2 as psycopg2_dialect
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import await_, greenlet_spawn
 from sqlmodel import SQLModel
@@ -100,12 +99,20 @@ def describe_database() -> str:
     return f"{parameters.get('host')}/{parameters.get('dbname')}"
 
 
+def connect_at_start() -> Any:
+    """Return a connection as psycopg2 makes it, before it waits on the event loop."""
+    return psycopg2.connect(**parameters)
+
+
+# For the start, and to compile statements. Requests use the connections in `idle`.
+engine = create_engine("postgresql+psycopg2://", creator=connect_at_start, poolclass=NullPool)
+
+
 def create_tables(statements: list[str], trial: dict[str, Any]) -> None:
     """Make the tables that are missing, and try each statement with the values of `trial`.
 
     Raise SystemExit if the database does not answer or its tables do not fit.
     """
-    engine = create_engine("postgresql+psycopg2://", connect_args=parameters, poolclass=NullPool)
     try:
         with engine.begin() as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'")
@@ -128,7 +135,7 @@ def check_columns(connection: Connection, table: Table) -> None:
         name = found["name"]
         column = table.columns.get(name)
         if column is not None and kind(found["type"]) != kind(column.type):
-            wanted = column.type.compile(dialect)
+            wanted = column.type.compile(engine.dialect)
             faults.append(f"{name} must be {wanted}")
             using = f"{name} AT TIME ZONE 'UTC'" if "TIME" in wanted else f"{name}::{wanted}"
             changes.append(f"ALTER {name} TYPE {wanted} USING {using}")
@@ -164,12 +171,9 @@ def try_statement(connection: Connection, statement: str, trial: dict[str, Any])
         savepoint.rollback()
 
 
-dialect: Any = psycopg2_dialect.dialect()
-
-
 def prepare(statement: ClauseElement) -> str:
     """Return a statement's SQL for `fetch`; raise TypeError if `fetch` could not run it."""
-    compiled: Any = statement.compile(dialect=dialect)
+    compiled: Any = statement.compile(dialect=engine.dialect)
     if "user_id" not in compiled.binds:
         raise TypeError("A statement names its owner in the parameter user_id.")
     for name, parameter in compiled.binds.items():

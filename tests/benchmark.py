@@ -28,12 +28,36 @@ import psutil  # type: ignore[import-untyped] # it ships no types
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from backend.embedded import GRACE
-from tests.harness import FRONTEND, ROOT, Postgres, Proxy, environment_of_service, free_port, postgres, token
+from tests.harness import (
+    FRONTEND,
+    ROOT,
+    Postgres,
+    Proxy,
+    environment_of_service,
+    free_port,
+    postgres,
+    token,
+)
 
-OURS, TYPICAL, FLOORS = "backend.main:app", "tests.typical:app", ("tests.floors:token", "tests.floors:empty")
+OURS, TYPICAL, FLOORS = (
+    "backend.main:app",
+    "tests.typical:app",
+    ("tests.floors:token", "tests.floors:empty"),
+)
 OPERATIONS = ("read", "list", "create", "update", "toggle", "delete")
-FASTER = {"read": 3, "list": 3, "create": 4, "update": 4, "toggle": 4}  # the goals: times the typical throughput
-CHEAPER = {"read": 2, "create": 2, "toggle": 2, "list": 4}  # and times the CPU of a route that verifies a token
+FASTER = {
+    "read": 3,
+    "list": 3,
+    "create": 4,
+    "update": 4,
+    "toggle": 4,
+}  # the goals: times the typical throughput
+CHEAPER = {
+    "read": 2,
+    "create": 2,
+    "toggle": 2,
+    "list": 4,
+}  # and times the CPU of a route that verifies a token
 USERS = 50
 COMPARED, MANY = 32, 50  # connections
 SECONDS_OF_DELAY = 0.02  # to the database and back
@@ -112,7 +136,11 @@ class Server:
     sign: Callable[[str], str] = token
 
     def tree(self) -> list[psutil.Process]:
-        return [self.process, *self.process.children(recursive=True)] if self.process.is_running() else []
+        return (
+            [self.process, *self.process.children(recursive=True)]
+            if self.process.is_running()
+            else []
+        )
 
     def cpu(self) -> float:
         """Return the seconds of CPU spent, once it is at rest."""
@@ -157,17 +185,33 @@ class Keys(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def sign(self, user: str) -> str:
-        return token(user, key=self.key, algorithm="EdDSA", kid="benchmark", iss=FRONTEND, aud=FRONTEND)
+        return token(
+            user, key=self.key, algorithm="EdDSA", kid="benchmark", iss=FRONTEND, aud=FRONTEND
+        )
 
 
 @contextmanager
 def running(app: str, *options: str, cwd: Path = ROOT, **environment: str) -> Iterator[Server]:
     """Start a uvicorn, wait for its first answer, and stop it."""
     port = str(free_port())
-    command = (sys.executable, "-m", "uvicorn", app, "--port", port, "--no-access-log", "--log-level", "warning")
+    command = (
+        sys.executable,
+        "-m",
+        "uvicorn",
+        app,
+        "--port",
+        port,
+        "--no-access-log",
+        "--log-level",
+        "warning",
+    )
     with tempfile.TemporaryFile("w+") as log:
         process = psutil.Popen(
-            [*command, *options], cwd=cwd, env=environment_of_service(**environment), stdout=log, stderr=log
+            [*command, *options],
+            cwd=cwd,
+            env=environment_of_service(**environment),
+            stdout=log,
+            stderr=log,
         )
         server = Server(process, f"http://127.0.0.1:{port}")
         try:
@@ -198,7 +242,9 @@ class Benchmark:
         self.failures = 0.0
 
     @contextmanager
-    def start(self, app: str, *options: str, size: int = 100, crowd: int = 0, port: int = 0) -> Iterator[Server]:
+    def start(
+        self, app: str, *options: str, size: int = 100, crowd: int = 0, port: int = 0
+    ) -> Iterator[Server]:
         """Start a server on a new database with `crowd` rows of other users; `port` is that of a proxy to it."""
         url = self.database.create_database()
         address = url.replace(str(self.database.port), str(port or self.database.port))
@@ -216,7 +262,12 @@ class Benchmark:
         prefix = "w" if operation in ("create", "delete") else "u"
         tokens = [server.sign(f"{prefix}{n}") for n in range(1, USERS + 1)]
         limits = ("-t1", f"-c{connections}", f"-d{self.seconds}s", "--timeout=30s")
-        arguments = (operation, str(server.size), CHANGES if operation == "update" else BODY, *tokens)
+        arguments = (
+            operation,
+            str(server.size),
+            CHANGES if operation == "update" else BODY,
+            *tokens,
+        )
         server.peak(reset=True)
         before = server.cpu()
         command = ["wrk", *limits, "-s", self.script, server.url, "--", *arguments]
@@ -229,13 +280,20 @@ class Benchmark:
 
     def measure(self, servers: Sequence[Server], operation: str, connections: int) -> list[Run]:
         """Drive the servers in turns; return the medians of each."""
-        rounds = [[self.drive(server, operation, connections) for server in servers] for _ in range(self.rounds)]
+        rounds = [
+            [self.drive(server, operation, connections) for server in servers]
+            for _ in range(self.rounds)
+        ]
         return [
-            Run(*map(median, zip(*runs, strict=True)))._replace(failures=sum(run.failures for run in runs))
+            Run(*map(median, zip(*runs, strict=True)))._replace(
+                failures=sum(run.failures for run in runs)
+            )
             for runs in zip(*rounds, strict=True)
         ]
 
-    def goal(self, text: str, reached: dict[str, float], *, most: float = math.inf, least: float = 0) -> None:
+    def goal(
+        self, text: str, reached: dict[str, float], *, most: float = math.inf, least: float = 0
+    ) -> None:
         met = all(least <= figure <= most for figure in reached.values())
         figures = ", ".join(f"{what} {figure:.3g}".strip() for what, figure in reached.items())
         self.goals.append([text, figures, "yes" if met else "no"])
@@ -244,13 +302,29 @@ class Benchmark:
         with ExitStack() as stack:
             servers = [stack.enter_context(self.start(app)) for app in (OURS, TYPICAL, *FLOORS)]
             for connections in self.connections:
-                runs = {operation: self.measure(servers[:2], operation, connections) for operation in OPERATIONS[1:]}
+                runs = {
+                    operation: self.measure(servers[:2], operation, connections)
+                    for operation in OPERATIONS[1:]
+                }
                 *runs["read"], floor, empty = self.measure(servers, "read", connections)
-                rows = [[operation, *cells(*runs[operation], floor=floor)] for operation in OPERATIONS]
-                rows += [["token only", *cells(floor, floor=floor)], ["empty route", *cells(empty, floor=floor)]]
-                table(f"{connections} connections, service / typical", *COLUMNS, "CPU / token only", rows=rows)
+                rows = [
+                    [operation, *cells(*runs[operation], floor=floor)] for operation in OPERATIONS
+                ]
+                rows += [
+                    ["token only", *cells(floor, floor=floor)],
+                    ["empty route", *cells(empty, floor=floor)],
+                ]
+                table(
+                    f"{connections} connections, service / typical",
+                    *COLUMNS,
+                    "CPU / token only",
+                    rows=rows,
+                )
                 if connections == COMPARED:
-                    faster, cost = ratios(runs), {what: runs[what][0].cpu / floor.cpu for what in CHEAPER}
+                    faster, cost = (
+                        ratios(runs),
+                        {what: runs[what][0].cpu / floor.cpu for what in CHEAPER},
+                    )
                     for least in (3, 4):
                         reached = {what: faster[what] for what in FASTER if FASTER[what] == least}
                         self.goal(f"throughput / typical: at least {least}", reached, least=least)
@@ -267,35 +341,52 @@ class Benchmark:
             *hs256, service, by_typical = self.measure((ours, typical, *others), "read", COMPARED)
         rows = [["HS256", *cells(*hs256)], ["EdDSA", *cells(service, by_typical)]]
         table(f"read, {COMPARED} connections, service / typical", *COLUMNS, rows=rows)
-        self.goal("CPU with an EdDSA token / HS256: at most 1.15", {"": service.cpu / hs256[0].cpu}, most=1.15)
+        self.goal(
+            "CPU with an EdDSA token / HS256: at most 1.15",
+            {"": service.cpu / hs256[0].cpu},
+            most=1.15,
+        )
 
     def delay(self) -> None:
         with Proxy(self.database.port) as proxy, ExitStack() as stack:
-            servers = [stack.enter_context(self.start(app, port=proxy.port)) for app in (OURS, TYPICAL)]
+            servers = [
+                stack.enter_context(self.start(app, port=proxy.port)) for app in (OURS, TYPICAL)
+            ]
             trips = {what: [0.0, 0.0] for what in OPERATIONS}
             for what in OPERATIONS:
                 for n, server in enumerate(servers):
                     before = proxy.round_trips
-                    requests = self.drive(server, what, 1).requests + 1  # the one that wrk hung up on
+                    requests = (
+                        self.drive(server, what, 1).requests + 1
+                    )  # the one that wrk hung up on
                     trips[what][n] = (proxy.round_trips - before) / requests
             proxy.delay = SECONDS_OF_DELAY
             runs = {what: self.measure(servers, what, MANY) for what in OPERATIONS}
         rows = [
-            [what, " / ".join(f"{number:.1f}" for number in trips[what]), *cells(*runs[what])] for what in OPERATIONS
+            [what, " / ".join(f"{number:.1f}" for number in trips[what]), *cells(*runs[what])]
+            for what in OPERATIONS
         ]
         title = f"{SECONDS_OF_DELAY * 1000:.0f} ms to the database, {MANY} connections, service / typical"
         table(title, "round trips", *COLUMNS, rows=rows)
         self.goal("round trips: 1", {what: round(trips[what][0], 1) for what in OPERATIONS}, most=1)
         self.goal("throughput / typical, with delay: at least 4", ratios(runs), least=4)
-        self.goal("p50 with delay: at most 60 ms", {what: runs[what][0].p50 for what in OPERATIONS}, most=60)
+        self.goal(
+            "p50 with delay: at most 60 ms",
+            {what: runs[what][0].p50 for what in OPERATIONS},
+            most=60,
+        )
 
     def growth(self) -> None:
         crowds = (1_000, 100_000, 1_000_000)
         with ExitStack() as stack:
-            servers = [stack.enter_context(self.start(OURS, size=20, crowd=crowd)) for crowd in crowds]
+            servers = [
+                stack.enter_context(self.start(OURS, size=20, crowd=crowd)) for crowd in crowds
+            ]
             runs = {what: self.measure(servers, what, 1) for what in ("read", "list")}
         rows = [
-            [f"{what}, {crowd:,}", *cells(run)] for what in runs for crowd, run in zip(crowds, runs[what], strict=True)
+            [f"{what}, {crowd:,}", *cells(run)]
+            for what in runs
+            for crowd, run in zip(crowds, runs[what], strict=True)
         ]
         table("rows of other users (list: 20 tasks), 1 connection", *COLUMNS, rows=rows)
         slower = {what: runs[what][0].rate / runs[what][2].rate for what in runs}
@@ -303,7 +394,10 @@ class Benchmark:
 
     def workers(self) -> None:
         with self.start(OURS, "--workers", "2") as two, self.start(OURS) as one:
-            runs = {what: self.measure((two, one), what, COMPARED) for what in ("read", "list", "create")}
+            runs = {
+                what: self.measure((two, one), what, COMPARED)
+                for what in ("read", "list", "create")
+            }
         rows = [[what, *cells(*runs[what])] for what in runs]
         table(f"2 workers / 1 worker, {COMPARED} connections", *COLUMNS, rows=rows)
         self.goal("throughput of 2 workers / 1: at least 1", ratios(runs), least=1)
@@ -318,14 +412,20 @@ class Benchmark:
                 began = time.monotonic()
                 with running(OURS, cwd=Path(directory)) as server:
                     headers = {"Authorization": f"Bearer {token()}"}
-                    httpx.get(f"{server.url}/api/ada/tasks", headers=headers, timeout=15).raise_for_status()
+                    httpx.get(
+                        f"{server.url}/api/ada/tasks", headers=headers, timeout=15
+                    ).raise_for_status()
                     seconds.append(time.monotonic() - began)
                 stopped = time.monotonic() + GRACE + 10
                 while (Path(directory) / ".postgres" / "data" / "postmaster.pid").exists():
                     assert time.monotonic() < stopped, "the embedded PostgreSQL does not stop"
                     time.sleep(0.05)
         warm = median(seconds[1:])
-        table("start to first answer", "seconds", rows=[["new", f"{seconds[0]:.1f}"], ["warm", f"{warm:.1f}"]])
+        table(
+            "start to first answer",
+            "seconds",
+            rows=[["new", f"{seconds[0]:.1f}"], ["warm", f"{warm:.1f}"]],
+        )
         self.goal("start to first answer, warm: at most 2.5 s", {"": warm}, most=2.5)
 
 
@@ -358,18 +458,31 @@ def table(*header: str, rows: list[list[str]]) -> None:
 
 def main() -> None:
     scenarios = ("operations", "tokens", "delay", "growth", "workers", "first")
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmark", description="Measure the service; print tables.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmark", description="Measure the service; print tables."
+    )
     parser.add_argument("--quick", action="store_true", help="one short round of everything")
-    parser.add_argument("--only", choices=scenarios, action="append", help="this scenario, and no other not named so")
+    parser.add_argument(
+        "--only",
+        choices=scenarios,
+        action="append",
+        help="this scenario, and no other not named so",
+    )
     options = parser.parse_args()
     if not shutil.which("wrk"):
         sys.exit("The benchmark needs wrk (apt-get install wrk).")
-    with postgres(durable=True) as database, tempfile.NamedTemporaryFile("w", suffix=".lua") as script, Keys() as keys:
+    with (
+        postgres(durable=True) as database,
+        tempfile.NamedTemporaryFile("w", suffix=".lua") as script,
+        Keys() as keys,
+    ):
         script.write(LUA)
         script.flush()
         version = database.execute("SHOW server_version")[0][0]
         memory = psutil.virtual_memory().total / 2**30
-        print(f"{os.cpu_count()} cores, {memory:.0f} GiB, Python {platform.python_version()}, PostgreSQL {version}\n")
+        print(
+            f"{os.cpu_count()} cores, {memory:.0f} GiB, Python {platform.python_version()}, PostgreSQL {version}\n"
+        )
         benchmark = Benchmark(database, keys, script.name, quick=options.quick)
         for scenario in options.only or scenarios:
             getattr(benchmark, scenario)()

@@ -22,8 +22,12 @@ class Clone:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.data = folder / ".postgres" / "data"
-        shutil.copytree(ROOT / "backend", folder / "backend", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__", "system"))
+        shutil.copytree(
+            ROOT / "backend", folder / "backend", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        shutil.copytree(
+            ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__", "system")
+        )
         shutil.copy(ROOT / ".env", folder)
 
     def give_to(self, user: int) -> None:
@@ -60,11 +64,18 @@ class Clone:
             process
             for process in psutil.process_iter(["cwd", "cmdline", "status"])
             if process.info["status"] != psutil.STATUS_ZOMBIE
-            and (place in str(process.info["cwd"]) or place in " ".join(process.info["cmdline"] or []))
+            and (
+                place in str(process.info["cwd"])
+                or place in " ".join(process.info["cmdline"] or [])
+            )
         ]
 
     def keepers(self) -> list[psutil.Process]:
-        return [process for process in self.processes() if "embedded.py" in " ".join(process.info["cmdline"])]
+        return [
+            process
+            for process in self.processes()
+            if "embedded.py" in " ".join(process.info["cmdline"])
+        ]
 
     def server(self) -> psutil.Process:
         return psutil.Process(int((self.data / "postmaster.pid").read_text().split("\n")[0]))
@@ -72,7 +83,9 @@ class Clone:
     def wait_until_nothing_runs(self, seconds: float = STOPPED) -> None:
         end = time.monotonic() + seconds
         while left := self.processes():
-            assert time.monotonic() < end, [" ".join(process.info["cmdline"]).strip() for process in left]
+            assert time.monotonic() < end, [
+                " ".join(process.info["cmdline"]).strip() for process in left
+            ]
             time.sleep(0.1)
 
 

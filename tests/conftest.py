@@ -42,7 +42,9 @@ def api(database: harness.Postgres) -> Iterator[harness.Service]:
     if not url:
         url = database.create_database()
         database.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET timezone = 'Asia/Kolkata'")
-    with harness.service(NEON_DATABASE_URL=url, BETTER_AUTH_TRUSTED_ORIGINS=harness.TRUSTED) as service:
+    with harness.service(
+        NEON_DATABASE_URL=url, BETTER_AUTH_TRUSTED_ORIGINS=harness.TRUSTED
+    ) as service:
         yield service
 
 
@@ -58,4 +60,6 @@ def other() -> str:
 
 @pytest.fixture
 def task(api: harness.Service, user: str) -> dict[str, object]:
-    return api.request("POST", "", user, json={"title": "Buy milk", "description": "2 litres"}).json()
+    return api.request(
+        "POST", "", user, json={"title": "Buy milk", "description": "2 litres"}
+    ).json()

@@ -27,7 +27,12 @@ TRUSTED = "https://App.example.com/, http://[::1]:8080,,"
 
 
 def token(
-    user: str = "ada", *, key: Any = SECRET, algorithm: str = "HS256", kid: str | None = None, **claims: Any
+    user: str = "ada",
+    *,
+    key: Any = SECRET,
+    algorithm: str = "HS256",
+    kid: str | None = None,
+    **claims: Any,
 ) -> str:
     """Return a token; a claim given as None is left out, and `seconds` says how long it is valid."""
     payload = {"sub": user, "exp": int(time.time()) + claims.pop("seconds", 3600)} | claims
@@ -65,7 +70,9 @@ class Postgres:
         self.execute(f"CREATE DATABASE {name}")
         return self.database(name)
 
-    def execute(self, statement: str, *parameters: Any, url: str = "", **named: Any) -> list[tuple[Any, ...]]:
+    def execute(
+        self, statement: str, *parameters: Any, url: str = "", **named: Any
+    ) -> list[tuple[Any, ...]]:
         connection = psycopg2.connect(url or self.url)
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -103,7 +110,15 @@ class Service:
         self.database = environment.get("NEON_DATABASE_URL", "")
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - closed by stop()
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, *program, "backend.main:app", "--port", str(self.port), *options],
+            [
+                *prefix,
+                sys.executable,
+                *program,
+                "backend.main:app",
+                "--port",
+                str(self.port),
+                *options,
+            ],
             cwd=folder,
             start_new_session=True,
             env=environment_of_service(**environment),
@@ -133,7 +148,9 @@ class Service:
             self.process.kill()
             self.log.close()
 
-    def request(self, method: str, path: str = "", user: str = "ada", **options: Any) -> httpx.Response:
+    def request(
+        self, method: str, path: str = "", user: str = "ada", **options: Any
+    ) -> httpx.Response:
         """Send a request for a user's tasks with that user's token; `path` is what follows /tasks."""
         headers = {"Authorization": f"Bearer {token(user)}"} | options.pop("headers", {})
         return self.client.request(method, f"/api/{user}/tasks{path}", headers=headers, **options)
@@ -142,7 +159,9 @@ class Service:
 def environment_of_service(**environment: str) -> dict[str, str]:
     """Return this process's environment with the settings of the service replaced by the tests' own."""
     inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(("BETTER_AUTH_", "DATABASE_", "NEON_"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BETTER_AUTH_", "DATABASE_", "NEON_"))
     }
     return inherited | {"BETTER_AUTH_SECRET": SECRET, "BETTER_AUTH_URL": FRONTEND} | environment
 
@@ -190,7 +209,9 @@ class Proxy:
             for writer in list(self.writers):
                 if reset:
                     linger = b"\1\0\0\0\0\0\0\0"
-                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    writer.get_extra_info("socket").setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, linger
+                    )
                 writer.transport.abort() if reset else writer.close()
 
         self.loop.call_soon_threadsafe(close)
@@ -214,7 +235,9 @@ class Proxy:
         self.writers.add(to_server)
         answered = [True]
 
-        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, asking: bool) -> None:
+        async def pump(
+            source: asyncio.StreamReader, sink: asyncio.StreamWriter, asking: bool
+        ) -> None:
             with suppress(OSError):
                 while chunk := await source.read(65536):
                     self.round_trips += asking and answered[0]

@@ -13,14 +13,29 @@ PUBLIC = "public-development-secret-for-the-embedded-database-only"
 SOMEWHERE = "postgresql://ada:hunter2@127.0.0.1:1/todo"
 REFUSED = {
     "no database": ({"NEON_DATABASE_URL": ""}, "NEON_DATABASE_URL"),
-    "unknown parameter": ({"NEON_DATABASE_URL": f"{SOMEWHERE}?pgbouncer=true"}, 'parameter: "pgbouncer"'),
-    "raw @ in the password": ({"NEON_DATABASE_URL": "postgresql://ada:x@hunter2@h/todo"}, "NEON_DATABASE_URL"),
+    "unknown parameter": (
+        {"NEON_DATABASE_URL": f"{SOMEWHERE}?pgbouncer=true"},
+        'parameter: "pgbouncer"',
+    ),
+    "raw @ in the password": (
+        {"NEON_DATABASE_URL": "postgresql://ada:x@hunter2@h/todo"},
+        "NEON_DATABASE_URL",
+    ),
     "database down": ({"NEON_DATABASE_URL": SOMEWHERE}, "Connection refused"),
-    "pool of none": ({"NEON_DATABASE_URL": SOMEWHERE, "DATABASE_POOL_SIZE": "0"}, "DATABASE_POOL_SIZE"),
+    "pool of none": (
+        {"NEON_DATABASE_URL": SOMEWHERE, "DATABASE_POOL_SIZE": "0"},
+        "DATABASE_POOL_SIZE",
+    ),
     "short secret": ({"BETTER_AUTH_SECRET": "hunter2" * 4}, "BETTER_AUTH_SECRET"),
-    "published secret": ({"NEON_DATABASE_URL": SOMEWHERE, "BETTER_AUTH_SECRET": PUBLIC}, "BETTER_AUTH_SECRET"),
+    "published secret": (
+        {"NEON_DATABASE_URL": SOMEWHERE, "BETTER_AUTH_SECRET": PUBLIC},
+        "BETTER_AUTH_SECRET",
+    ),
     "no frontend": ({"BETTER_AUTH_URL": ""}, "BETTER_AUTH_URL"),
-    "any origin": ({"BETTER_AUTH_TRUSTED_ORIGINS": "https://*.example.com"}, "BETTER_AUTH_TRUSTED_ORIGINS"),
+    "any origin": (
+        {"BETTER_AUTH_TRUSTED_ORIGINS": "https://*.example.com"},
+        "BETTER_AUTH_TRUSTED_ORIGINS",
+    ),
     "keys in a file": ({"BETTER_AUTH_JWKS_URL": "file:///etc/passwd"}, "BETTER_AUTH_JWKS_URL"),
 }
 
@@ -33,7 +48,12 @@ def refusals(database) -> dict[str, subprocess.Popen[str]]:
         command = [sys.executable, "-m", "uvicorn", "backend.main:app", "--port", str(free_port())]
         environment = environment_of_service(**{"NEON_DATABASE_URL": database.url} | settings)
         return subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     return {name: start(settings) for name, (settings, _) in REFUSED.items()}
@@ -92,7 +112,8 @@ def test_a_pool_has_a_whole_number_of_connections(parameters, size):
 
 
 @pytest.mark.parametrize(
-    "address", ["", "*", "localhost:3000", "http://", "http://localhost:port", "ftp://h", "http://*.h"]
+    "address",
+    ["", "*", "localhost:3000", "http://", "http://localhost:port", "ftp://h", "http://*.h"],
 )
 def test_an_origin_is_an_http_address(parameters, address):
     parameters(NEON_DATABASE_URL=SOMEWHERE)
@@ -114,7 +135,8 @@ def test_an_origin_is_an_http_address(parameters, address):
     ],
 )
 @pytest.mark.parametrize(
-    "scheme", ["postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg", "postgresql+psycopg2"]
+    "scheme",
+    ["postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg", "postgresql+psycopg2"],
 )
 def test_an_address_is_understood_as_people_paste_it(parameters, spelling, scheme):
     address = f"{scheme}://ada:p%40ss@ep-x-pooler.eu.example:5433/todo?sslmode=require&channel_binding=prefer"
@@ -130,13 +152,21 @@ def test_an_address_is_understood_as_people_paste_it(parameters, spelling, schem
 
 
 @pytest.mark.parametrize(
-    "address", ["postgresql://h/d", "postgresql://ada@h/d", "postgresql:///d?host=/run/pg", "postgres://[::1]/d"]
+    "address",
+    [
+        "postgresql://h/d",
+        "postgresql://ada@h/d",
+        "postgresql:///d?host=/run/pg",
+        "postgres://[::1]/d",
+    ],
 )
 def test_an_address_may_leave_things_out(parameters, address):
     assert parameters(NEON_DATABASE_URL=address)["dbname"] == "d"
 
 
-def test_the_real_environment_comes_before_files_and_neon_before_database(parameters, tmp_path, monkeypatch):
+def test_the_real_environment_comes_before_files_and_neon_before_database(
+    parameters, tmp_path, monkeypatch
+):
     def host(local: str = "", **settings: str) -> str:
         """Load the settings, and files beside a copy of the package; return the host of the database."""
         monkeypatch.setattr("dotenv.main.find_dotenv", lambda: "")
@@ -156,7 +186,11 @@ def test_the_real_environment_comes_before_files_and_neon_before_database(parame
 
     assert host() == "file"
     assert host(DATABASE_URL="postgresql://real/d") == "real"
-    assert host(NEON_DATABASE_URL="postgresql://neon/d", DATABASE_URL="postgresql://real/d") == "neon"
+    assert (
+        host(NEON_DATABASE_URL="postgresql://neon/d", DATABASE_URL="postgresql://real/d") == "neon"
+    )
     assert host("DATABASE_URL=postgresql://local/d") == "local"
     assert host("NEON_DATABASE_URL=postgresql://local/d") == "local"
-    assert host("NEON_DATABASE_URL=postgresql://local/d", DATABASE_URL="postgresql://real/d") == "real"
+    assert (
+        host("NEON_DATABASE_URL=postgresql://local/d", DATABASE_URL="postgresql://real/d") == "real"
+    )

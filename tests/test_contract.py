@@ -13,7 +13,9 @@ def test_a_new_user_has_no_tasks(api, user):
 
 
 def test_a_created_task_is_answered_whole(api, user):
-    answer = api.request("POST", "", user, json={"title": "  Buy milk\n", "description": "2 litres"})
+    answer = api.request(
+        "POST", "", user, json={"title": "  Buy milk\n", "description": "2 litres"}
+    )
     task = answer.json()
     assert answer.status_code == 201
     assert list(task) == KEYS
@@ -31,7 +33,12 @@ def test_a_created_task_is_answered_whole(api, user):
 @pytest.mark.parametrize("description", [None, ""])
 def test_an_absent_description_is_null(api, user, description):
     assert api.request("POST", "", user, json={"title": "x"}).json()["description"] is None
-    assert api.request("POST", "", user, json={"title": "x", "description": description}).json()["description"] is None
+    assert (
+        api.request("POST", "", user, json={"title": "x", "description": description}).json()[
+            "description"
+        ]
+        is None
+    )
 
 
 def test_tasks_are_listed_oldest_first_whatever_has_changed_since(api, user):
@@ -53,7 +60,10 @@ def test_a_task_is_read_as_it_was_created(api, user, task):
         ({"description": None}, {"description": None}),
         ({"description": ""}, {"description": None}),
         ({"completed": True}, {"completed": True}),
-        ({"title": "a", "description": "b", "completed": True}, {"title": "a", "description": "b", "completed": True}),
+        (
+            {"title": "a", "description": "b", "completed": True},
+            {"title": "a", "description": "b", "completed": True},
+        ),
         ({}, {}),
     ],
 )
@@ -65,7 +75,9 @@ def test_put_changes_only_the_fields_that_were_sent(api, user, task, sent, chang
     assert api.request("GET", f"/{task['id']}", user).json() == answer.json()
 
 
-@pytest.mark.parametrize("nothing", [{}, {"json": {}}, {"json": {"priority": 1}}, {"content": b"null"}])
+@pytest.mark.parametrize(
+    "nothing", [{}, {"json": {}}, {"json": {"priority": 1}}, {"content": b"null"}]
+)
 def test_patch_without_completed_toggles(api, user, task, nothing):
     headers = {"Content-Type": "application/json"}
     for completed in (True, False, True):
@@ -76,7 +88,9 @@ def test_patch_without_completed_toggles(api, user, task, nothing):
 @pytest.mark.parametrize("completed", [True, False])
 def test_patch_with_completed_sets_it_however_often(api, user, task, completed):
     for _ in range(2):
-        answer = api.request("PATCH", f"/{task['id']}/complete", user, json={"completed": completed})
+        answer = api.request(
+            "PATCH", f"/{task['id']}/complete", user, json={"completed": completed}
+        )
         assert (answer.status_code, answer.json()["completed"]) == (200, completed)
 
 
@@ -96,8 +110,17 @@ def test_a_trailing_slash_makes_no_difference_and_no_redirect(api, user):
 
 
 def test_fields_and_parameters_that_are_not_the_services_are_ignored(api, user, other, task):
-    extra = {"id": 1, "user_id": other, "priority": "high", "tags": ["a"], "created_at": "never", "dueDate": None}
-    created = api.request("POST", "?sort=title", user, json={"title": "x", "completed": "no", **extra}).json()
+    extra = {
+        "id": 1,
+        "user_id": other,
+        "priority": "high",
+        "tags": ["a"],
+        "created_at": "never",
+        "dueDate": None,
+    }
+    created = api.request(
+        "POST", "?sort=title", user, json={"title": "x", "completed": "no", **extra}
+    ).json()
     assert (list(created), created["user_id"], created["completed"]) == (KEYS, user, False)
     echoed = api.request("PUT", f"/{task['id']}?x=y", user, json=task | extra).json()
     assert echoed == task | {"updated_at": echoed["updated_at"]}

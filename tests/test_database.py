@@ -55,13 +55,18 @@ def test_a_refused_request_takes_none(behind, proxy, user, method, path, body):
 def burst(api: Service, user: str, number: int = 8) -> list[int]:
     """Send reads at once; return their statuses."""
     with ThreadPoolExecutor(number) as pool:
-        return [answer.status_code for answer in pool.map(lambda _: api.request("GET", "", user), range(number))]
+        return [
+            answer.status_code
+            for answer in pool.map(lambda _: api.request("GET", "", user), range(number))
+        ]
 
 
 def test_no_request_fails_after_every_idle_connection_was_terminated(api, database, user):
     assert burst(api, user) == [200] * 8
     name = api.database.rpartition("/")[2]
-    terminate = "SELECT count(pg_terminate_backend(pid, 1000)) FROM pg_stat_activity WHERE datname = %s"
+    terminate = (
+        "SELECT count(pg_terminate_backend(pid, 1000)) FROM pg_stat_activity WHERE datname = %s"
+    )
     assert database.execute(terminate, name)[0][0] > 1
     assert burst(api, user) == [200] * 8
     assert api.request("POST", "", user, json={"title": "x"}).status_code == 201
@@ -78,8 +83,13 @@ def test_no_request_fails_after_every_idle_connection_was_cut(behind, proxy, use
 
 def test_connections_never_exceed_the_pool_size(database, user):
     url = database.create_database()
-    with service(NEON_DATABASE_URL=url, DATABASE_POOL_SIZE="3") as api, ThreadPoolExecutor(24) as pool:
-        answers = [pool.submit(api.request, "GET", "", f"{user}{number % 6}") for number in range(240)]
+    with (
+        service(NEON_DATABASE_URL=url, DATABASE_POOL_SIZE="3") as api,
+        ThreadPoolExecutor(24) as pool,
+    ):
+        answers = [
+            pool.submit(api.request, "GET", "", f"{user}{number % 6}") for number in range(240)
+        ]
         most = 0
         while not all(answer.done() for answer in answers):
             count = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
@@ -134,7 +144,10 @@ def test_down_is_503_and_back_is_served_at_once(database, user):
             assert api.request("POST", "", user, json={"title": "x"}).status_code == 201
             real, proxy.target = proxy.target, 1
             proxy.cut()
-            answers = [api.request(method, path.format(id=1), user, json=body) for method, path, body in ROUTES]
+            answers = [
+                api.request(method, path.format(id=1), user, json=body)
+                for method, path, body in ROUTES
+            ]
             assert {answer.status_code for answer in answers} == {503}
             assert {answer.headers["Retry-After"] for answer in answers} == {"5"}
             assert {answer.json()["detail"] for answer in answers} == {
@@ -154,7 +167,12 @@ def test_without_add_reader_the_service_works_all_the_same(database, user):
         "sys.modules['proactor'] = type(sys)('proactor'); sys.modules['proactor'].new = loop;"
         "uvicorn.main.main()"
     )
-    api = Service("--loop", "proactor:new", program=("-c", program), NEON_DATABASE_URL=database.create_database())
+    api = Service(
+        "--loop",
+        "proactor:new",
+        program=("-c", program),
+        NEON_DATABASE_URL=database.create_database(),
+    )
     try:
         api.wait_until_up()
         assert api.request("POST", "", user, json={"title": "x"}).status_code == 201
@@ -177,6 +195,8 @@ def test_lists_and_single_tasks_are_index_scans_among_many_users(api, database, 
         sql = str(getattr(statements, name).compile(dialect=psycopg2_dialect.dialect()))
         values = {"user_id": f"{user}-1", "task_id": task["id"], "describe": False}
         values |= dict.fromkeys(("new_title", "new_description", "new_completed"))
-        plan = "\n".join(line for (line,) in database.execute(f"EXPLAIN {sql}", url=api.database, **values))
+        plan = "\n".join(
+            line for (line,) in database.execute(f"EXPLAIN {sql}", url=api.database, **values)
+        )
         assert "Index" in plan, plan
         assert "Seq Scan" not in plan, plan

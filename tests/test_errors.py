@@ -10,7 +10,9 @@ EXPIRED = {"Authorization": f"Bearer {token(seconds=-60)}"}
 
 
 @pytest.mark.parametrize("content", [b"{", b"[" * 60000, b"\xff", b'{"title": 5}', b""])
-@pytest.mark.parametrize(("method", "path"), [("POST", ""), ("PUT", "/abc"), ("PATCH", "/abc/complete")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", ""), ("PUT", "/abc"), ("PATCH", "/abc/complete")]
+)
 def test_401_comes_before_403_before_400(api, method, path, content):
     json = {"Content-Type": "application/json"}
 
@@ -33,7 +35,9 @@ def test_every_error_is_one_sentence_that_a_browser_may_read(api, user, other, t
     answers = {
         400: api.request("POST", "", user, headers=ORIGIN, json={}),
         401: api.client.get(f"/api/{user}/tasks", headers=ORIGIN),
-        403: api.request("GET", "", other, headers=ORIGIN | {"Authorization": f"Bearer {token(user)}"}),
+        403: api.request(
+            "GET", "", other, headers=ORIGIN | {"Authorization": f"Bearer {token(user)}"}
+        ),
         404: api.request("GET", f"/{2**31 - 1}", user, headers=ORIGIN),
         405: api.request("POST", f"/{task['id']}", user, headers=ORIGIN),
         413: api.request("POST", "", user, headers=ORIGIN, content=b"x" * 100_000),
@@ -46,7 +50,9 @@ def test_every_error_is_one_sentence_that_a_browser_may_read(api, user, other, t
         assert answer.headers["Access-Control-Allow-Credentials"] == "true"
 
 
-@pytest.mark.parametrize("path", ["/", "/api", "/api/ada", "/api/ada/tasks/1/complete/", "/api/ada/tasks/1/2", "//"])
+@pytest.mark.parametrize(
+    "path", ["/", "/api", "/api/ada", "/api/ada/tasks/1/complete/", "/api/ada/tasks/1/2", "//"]
+)
 def test_what_is_nowhere_is_404_without_a_redirect(api, path):
     answer = api.client.get(path, headers={"Host": "evil.example"} | ORIGIN)
     assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"})
@@ -56,20 +62,28 @@ def test_what_is_nowhere_is_404_without_a_redirect(api, path):
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES)
 def test_the_frontend_may_send_every_request_with_credentials(api, user, task, method, path, body):
     path = f"/api/{user}/tasks{path.format(id=task['id'])}"
-    asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": "authorization,content-type"}
+    asked = {
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
     preflight = api.client.options(path, headers=ORIGIN | asked)
     assert preflight.status_code == 200
     assert preflight.headers["Access-Control-Allow-Origin"] == FRONTEND
     assert preflight.headers["Access-Control-Allow-Credentials"] == "true"
     assert method in preflight.headers["Access-Control-Allow-Methods"]
-    assert api.client.options(path, headers=asked | {"Origin": "http://evil.example"}).status_code == 400
+    assert (
+        api.client.options(path, headers=asked | {"Origin": "http://evil.example"}).status_code
+        == 400
+    )
     headers = ORIGIN | {"Authorization": f"Bearer {token(user)}"}
     answer = api.client.request(method, path, headers=headers, json=body)
     assert answer.is_success
     assert answer.headers["Access-Control-Allow-Origin"] == FRONTEND
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "http://localhost:3001", "https://localhost:3000", "null"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "http://localhost:3001", "https://localhost:3000", "null"]
+)
 def test_another_origin_gets_nothing_to_read(api, user, origin):
     answer = api.request("GET", "", user, headers={"Origin": origin})
     assert "Access-Control-Allow-Origin" not in answer.headers

@@ -5,7 +5,9 @@ import pytest
 from tests.harness import token
 
 TITLE = {"detail": "title must be text of 1 to 200 characters, not all blank, without NUL."}
-DESCRIPTION = {"detail": "description must be null or text of at most 1000 characters, without NUL."}
+DESCRIPTION = {
+    "detail": "description must be null or text of at most 1000 characters, without NUL."
+}
 COMPLETED = {"detail": "completed must be true or false."}
 TASK_ID = {"detail": "task_id must be a whole number from 1 to 2147483647."}
 BODY = {"detail": "body must be a JSON object, sent as application/json."}
@@ -23,7 +25,17 @@ TITLES = [
     "'; --",
     "%s",
 ]
-BAD_TITLES = ["", " ", "\t\n\u3000\u00a0", "x" * 201, "\U0001f600" * 201, "e\u0301" * 101, FAMILY * 41, "a\0", "\0"]
+BAD_TITLES = [
+    "",
+    " ",
+    "\t\n\u3000\u00a0",
+    "x" * 201,
+    "\U0001f600" * 201,
+    "e\u0301" * 101,
+    FAMILY * 41,
+    "a\0",
+    "\0",
+]
 NOT_TEXT = [5, 1.5, True, [], ["x"], {}, {"x": 1}]
 JSON = {"Content-Type": "application/json"}
 
@@ -38,7 +50,9 @@ def test_titles_of_1_to_200_code_points_are_kept_as_they_are(api, user, title):
 @pytest.mark.parametrize("description", [" x ", "\U0001f600" * 1000, " ", "\n"])
 def test_descriptions_are_kept_as_they_are(api, user, description):
     assert (
-        api.request("POST", "", user, json={"title": "x", "description": description}).json()["description"]
+        api.request("POST", "", user, json={"title": "x", "description": description}).json()[
+            "description"
+        ]
         == description
     )
 
@@ -51,7 +65,9 @@ def test_a_bad_title_is_400(api, user, task, title):
     assert api.request("GET", "", user).json() == [task]
 
 
-@pytest.mark.parametrize("text", [rb'"\ud800"', rb'"a\udfff\ud800b"', b"NaN", b"Infinity", b"-Infinity", b"1e999"])
+@pytest.mark.parametrize(
+    "text", [rb'"\ud800"', rb'"a\udfff\ud800b"', b"NaN", b"Infinity", b"-Infinity", b"1e999"]
+)
 def test_what_is_not_quite_json_text_is_400(api, user, task, text):
     for method, path in (("POST", ""), ("PUT", f"/{task['id']}")):
         answer = api.request(method, path, user, headers=JSON, content=b'{"title": %s}' % text)
@@ -106,7 +122,9 @@ def test_a_task_needs_a_title(api, user):
 def test_what_is_not_a_json_object_is_400(api, user, task, body, headers):
     headers = {name: value.encode("latin-1") for name, value in headers.items()}
     routes = [("POST", ""), ("PUT", f"/{task['id']}"), ("PATCH", f"/{task['id']}/complete")]
-    for method, path in routes[:2] if body in (b"", b"null") else routes:  # PATCH takes these for no body
+    for method, path in (
+        routes[:2] if body in (b"", b"null") else routes
+    ):  # PATCH takes these for no body
         answer = api.request(method, path, user, headers=headers, content=body)
         assert (answer.status_code, answer.json()) == (400, BODY)
     assert api.request("GET", "", user).json() == [task]
@@ -115,12 +133,17 @@ def test_what_is_not_a_json_object_is_400(api, user, task, body, headers):
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
 @pytest.mark.parametrize(
     "task_id",
-    [*f"0 -1 {2**31} {2**63} {2**64} 1_0 +1 %201 1.0 1e3 0x1 abc null True %00 %ff %D9%A1".split(), "9" * 5000],
+    [
+        *f"0 -1 {2**31} {2**63} {2**64} 1_0 +1 %201 1.0 1e3 0x1 abc null True %00 %ff %D9%A1".split(),
+        "9" * 5000,
+    ],
     ids=lambda value: value[:20],
 )
 def test_an_id_that_cannot_be_is_400(api, user, method, task_id):
     path = f"/{task_id}/complete" if method == "PATCH" else f"/{task_id}"
-    answer = api.request(method, path, user, **({"json": {"title": "x"}} if method == "PUT" else {}))
+    answer = api.request(
+        method, path, user, **({"json": {"title": "x"}} if method == "PUT" else {})
+    )
     assert (answer.status_code, answer.json()) == (400, TASK_ID)
 
 
@@ -133,11 +156,20 @@ def test_an_id_that_could_be_is_404(api, user, task_id):
 @pytest.mark.parametrize("chunked", [False, True])
 def test_bodies_over_64_kib_are_413(api, user, task, length, chunked):
     body = b'{"title": "x", "padding": "'.ljust(length - 2, b"x") + b'"}'
-    for method, path in (("POST", ""), ("PUT", f"/{task['id']}"), ("PATCH", f"/{task['id']}/complete")):
+    for method, path in (
+        ("POST", ""),
+        ("PUT", f"/{task['id']}"),
+        ("PATCH", f"/{task['id']}/complete"),
+    ):
         content = iter([body[:1000], body[1000:]]) if chunked else body
-        answer = api.request(method, path, user, headers=JSON | {"Origin": "http://localhost:3000"}, content=content)
+        answer = api.request(
+            method, path, user, headers=JSON | {"Origin": "http://localhost:3000"}, content=content
+        )
         if length > 65536:
-            assert (answer.status_code, answer.json()) == (413, {"detail": "The body is larger than 65536 bytes."})
+            assert (answer.status_code, answer.json()) == (
+                413,
+                {"detail": "The body is larger than 65536 bytes."},
+            )
             assert answer.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
         else:
             assert answer.is_success
@@ -149,12 +181,18 @@ def test_a_body_that_no_route_reads_is_not_held_against_anyone(api, user, task):
 
 
 def test_an_error_never_repeats_what_was_sent(api, user):
-    for sent in ({"title": ["secret-title"]}, {"title": "secret-title" * 20}, {"title": "x", "description": 7777777}):
+    for sent in (
+        {"title": ["secret-title"]},
+        {"title": "secret-title" * 20},
+        {"title": "x", "description": 7777777},
+    ):
         text = api.request("POST", "", user, json=sent).text
         assert "secret" not in text
         assert "777" not in text
 
 
 def test_the_header_of_a_request_may_be_anything(api):
-    answer = api.client.get("/api/ada/tasks", headers={"Authorization": f"Bearer {token()}", "X-Odd": b"\xff\x80"})
+    answer = api.client.get(
+        "/api/ada/tasks", headers={"Authorization": f"Bearer {token()}", "X-Odd": b"\xff\x80"}
+    )
     assert answer.status_code == 200

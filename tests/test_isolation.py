@@ -16,7 +16,9 @@ ON_A_TASK = ROUTES[2:]
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES)
-def test_another_users_path_is_403_whether_or_not_user_and_task_exist(api, user, other, task, method, path, body):
+def test_another_users_path_is_403_whether_or_not_user_and_task_exist(
+    api, user, other, task, method, path, body
+):
     headers = {"Authorization": f"Bearer {token(other)}"}
     answers = [
         api.request(method, path.format(id=task_id), owner, headers=headers, json=body)
@@ -28,7 +30,9 @@ def test_another_users_path_is_403_whether_or_not_user_and_task_exist(api, user,
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ON_A_TASK)
-def test_another_users_task_is_404_like_one_that_does_not_exist(api, user, other, task, method, path, body):
+def test_another_users_task_is_404_like_one_that_does_not_exist(
+    api, user, other, task, method, path, body
+):
     foreign = api.request(method, path.format(id=task["id"]), other, json=body)
     missing = api.request(method, path.format(id=2**31 - 1), other, json=body)
     assert (foreign.status_code, foreign.content) == (404, missing.content)

@@ -27,7 +27,10 @@ KEYS = {
 
 def published(kid: str, algorithm: str, key: object) -> dict[str, object]:
     """Return the JWK that Better Auth would publish for a private key."""
-    return jwt.get_algorithm_by_name(algorithm).to_jwk(key.public_key(), as_dict=True) | {"kid": kid, "alg": algorithm}
+    return jwt.get_algorithm_by_name(algorithm).to_jwk(key.public_key(), as_dict=True) | {
+        "kid": kid,
+        "alg": algorithm,
+    }
 
 
 class KeyServer(ThreadingHTTPServer):
@@ -47,7 +50,11 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.fetches.append(self.path)
         self.server.free.wait(20)
-        body = self.server.body if self.server.body is not None else json.dumps({"keys": self.server.keys}).encode()
+        body = (
+            self.server.body
+            if self.server.body is not None
+            else json.dumps({"keys": self.server.keys}).encode()
+        )
         self.send_response(self.server.status)
         self.end_headers()
         self.wfile.write(body)
@@ -86,7 +93,9 @@ def status(api: Service, text: str) -> int:
     return answer.status_code
 
 
-def genuine(keys: KeyServer, algorithm: str = "EdDSA", key: object = None, kid: str = "", **claims: object) -> str:
+def genuine(
+    keys: KeyServer, algorithm: str = "EdDSA", key: object = None, kid: str = "", **claims: object
+) -> str:
     claims = {"iss": keys.url, "aud": keys.url} | claims
     return token(key=key or KEYS[algorithm], algorithm=algorithm, kid=kid or algorithm, **claims)
 
@@ -97,7 +106,10 @@ def test_every_algorithm_of_the_plugin_is_accepted_and_the_keys_are_read_once(ap
 
 
 def test_only_what_a_published_key_signed_for_us_is_accepted(api, keys):
-    private, secret = ed25519.Ed25519PrivateKey.generate(), published("EdDSA", "EdDSA", KEYS["EdDSA"])["x"]
+    private, secret = (
+        ed25519.Ed25519PrivateKey.generate(),
+        published("EdDSA", "EdDSA", KEYS["EdDSA"])["x"],
+    )
     keys.keys.append({"kty": "oct", "kid": "oct", "alg": "HS256", "k": "c2VjcmV0" * 8})
     keys.keys.append({"kty": "RSA", "kid": "odd", "alg": ["RS256"]} | {"use": "enc"})
     keys.keys.pop()
@@ -128,7 +140,9 @@ def test_only_what_a_published_key_signed_for_us_is_accepted(api, keys):
 
 
 def test_any_number_of_forged_kids_costs_one_fetch_in_ten_seconds(api, keys):
-    assert [status(api, genuine(keys, kid=f"forged {number}")) for number in range(50)] == [401] * 50
+    assert [status(api, genuine(keys, kid=f"forged {number}")) for number in range(50)] == [
+        401
+    ] * 50
     assert len(keys.fetches) == 1
 
 
@@ -209,7 +223,9 @@ def test_a_remembered_token_is_forgotten_when_its_key_is_withdrawn(keys, module)
 
 def test_a_hanging_endpoint_holds_up_only_those_whose_key_is_unknown(api, keys):
     keys.free.clear()
-    waiting = threading.Thread(target=lambda: waited.append((status(api, genuine(keys)), time.monotonic())))
+    waiting = threading.Thread(
+        target=lambda: waited.append((status(api, genuine(keys)), time.monotonic()))
+    )
     waited: list[tuple[int, float]] = []
     start = time.monotonic()
     waiting.start()
@@ -229,7 +245,10 @@ def test_a_hanging_endpoint_holds_up_only_those_whose_key_is_unknown(api, keys):
         ({"BETTER_AUTH_URL": "{url}/"}, "/api/auth/jwks", "{url}"),
         ({"BETTER_AUTH_URL": "{url}/auth/v2/"}, "/auth/v2/jwks", "{url}"),
         (
-            {"BETTER_AUTH_URL": "HTTPS://App.Example.com:443", "BETTER_AUTH_JWKS_URL": "{url}/keys"},
+            {
+                "BETTER_AUTH_URL": "HTTPS://App.Example.com:443",
+                "BETTER_AUTH_JWKS_URL": "{url}/keys",
+            },
             "/keys",
             "https://app.example.com",
         ),

@@ -23,7 +23,12 @@ def log(api) -> str:
     api.request("DELETE", path)
     api.request("POST", json={"title": WORD * 100})
     api.request("POST", headers={"Content-Type": "application/json"}, content=f'{{"{WORD}'.encode())
-    for refused in (token(seconds=-60), token(key=SECRET + WORD), f"{WORD}.{WORD}.{WORD}", token(aud=WORD)):
+    for refused in (
+        token(seconds=-60),
+        token(key=SECRET + WORD),
+        f"{WORD}.{WORD}.{WORD}",
+        token(aud=WORD),
+    ):
         api.request("GET", headers={"Authorization": f"Bearer {refused}"})
     return api.output()[before:]
 

@@ -40,7 +40,11 @@ def test_every_answer_has_its_schema_and_every_schema_an_example(document):
                     assert name == ("TaskPublic" if status < "300" else "Problem")
     for name in ("TaskPublic", "TaskCreate", "TaskUpdate", "TaskCompletion", "Problem"):
         for field in schemas[name]["properties"].values():
-            assert "examples" in str(field) or field.get("format") == "date-time" or field["type"] == "boolean", name
+            assert (
+                "examples" in str(field)
+                or field.get("format") == "date-time"
+                or field["type"] == "boolean"
+            ), name
     assert "ValidationError" not in str(schemas)
     assert schemas["TaskPublic"]["required"] == list(schemas["TaskPublic"]["properties"])
     assert schemas["TaskCreate"]["required"] == ["title"]
@@ -50,5 +54,7 @@ def test_docs_can_authorize_with_a_token(api, document):
     assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            assert operation.get("security") == (None if path == "/health" else [{"HTTPBearer": []}])
+            assert operation.get("security") == (
+                None if path == "/health" else [{"HTTPBearer": []}]
+            )
     assert "swagger-ui" in api.client.get("/docs").text

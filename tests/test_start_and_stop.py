@@ -17,7 +17,9 @@ from tests.harness import ROOT, Proxy, Service
 def test_the_printed_token_is_valid_for_as_long_as_asked(api, option, seconds):
     environment = harness.environment_of_service()
     command = [sys.executable, "-m", "backend.auth.jwt", "ada", *option]
-    text = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True, env=environment).stdout.strip()
+    text = subprocess.run(
+        command, cwd=ROOT, capture_output=True, check=True, text=True, env=environment
+    ).stdout.strip()
     assert api.request("GET", headers={"Authorization": f"Bearer {text}"}).status_code == 200
     assert abs(jwt.decode(text, harness.SECRET, ["HS256"])["exp"] - time.time() - seconds) < 15
 
@@ -25,9 +27,13 @@ def test_the_printed_token_is_valid_for_as_long_as_asked(api, option, seconds):
 def test_sigterm_finishes_what_is_in_flight_and_closes_every_connection(database, user):
     url = database.create_database()
     with Proxy(database.port) as proxy:
-        api = Service(NEON_DATABASE_URL=url.replace(str(database.port), str(proxy.port))).wait_until_up()
+        api = Service(
+            NEON_DATABASE_URL=url.replace(str(database.port), str(proxy.port))
+        ).wait_until_up()
         answers = []
-        request = threading.Thread(target=lambda: answers.append(api.request("POST", "", user, json={"title": "x"})))
+        request = threading.Thread(
+            target=lambda: answers.append(api.request("POST", "", user, json={"title": "x"}))
+        )
         before, proxy.delay = proxy.round_trips, 0.5
         request.start()
         while proxy.round_trips == before:
@@ -37,6 +43,8 @@ def test_sigterm_finishes_what_is_in_flight_and_closes_every_connection(database
         api.process.wait(10)
         api.stop()
     assert [answer.status_code for answer in answers] == [201]
-    assert database.execute("SELECT count(*) FROM tasks WHERE user_id = %s", user, url=url) == [(1,)]
+    assert database.execute("SELECT count(*) FROM tasks WHERE user_id = %s", user, url=url) == [
+        (1,)
+    ]
     open_ones = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
     assert database.execute(open_ones, url.rpartition("/")[2]) == [(0,)]

@@ -107,7 +107,9 @@ def test_any_printable_sub_is_a_user(api, sub):
 )
 def test_a_token_that_is_not_genuine_is_401(api, method, path, body, text, detail):
     headers = {"Authorization": f"Bearer {text}".encode()}
-    answer = api.client.request(method, f"/api/ada/tasks{path.format(id=1)}", headers=headers, json=body)
+    answer = api.client.request(
+        method, f"/api/ada/tasks{path.format(id=1)}", headers=headers, json=body
+    )
     assert (answer.status_code, answer.json()) == (401, {"detail": detail})
     assert answer.headers["WWW-Authenticate"] == "Bearer"
 
@@ -116,18 +118,24 @@ def test_a_token_that_is_not_genuine_is_401(api, method, path, body, text, detai
 @pytest.mark.parametrize("header", [None, "", "Bearer", f"Basic {token()}", token()])
 def test_no_bearer_token_is_401(api, method, path, body, header):
     headers = {} if header is None else {"Authorization": header}
-    answer = api.client.request(method, f"/api/ada/tasks{path.format(id=1)}", headers=headers, json=body)
+    answer = api.client.request(
+        method, f"/api/ada/tasks{path.format(id=1)}", headers=headers, json=body
+    )
     assert (answer.status_code, answer.json()) == (401, {"detail": "Not authenticated"})
     assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
 def test_a_token_elsewhere_than_in_the_header_is_not_looked_at(api):
-    answer = api.client.get(f"/api/ada/tasks?access_token={token()}", headers={"Cookie": f"token={token()}"})
+    answer = api.client.get(
+        f"/api/ada/tasks?access_token={token()}", headers={"Cookie": f"token={token()}"}
+    )
     assert answer.status_code == 401
 
 
 def test_a_remembered_token_still_expires(api):
-    while time.time() % 1 > 0.3:  # so that the token, which ends with a second, has most of one left
+    while (
+        time.time() % 1 > 0.3
+    ):  # so that the token, which ends with a second, has most of one left
         time.sleep(0.01)
     headers = {"Authorization": f"Bearer {token(seconds=-29)}"}
     assert api.request("GET", headers=headers).status_code == 200
@@ -142,7 +150,9 @@ def test_the_users_row_is_what_the_token_says_and_is_never_erased(api, database,
 
     def create(**claims):
         headers = {"Authorization": f"Bearer {token(user, **claims)}"}
-        assert api.request("POST", "", user, headers=headers, json={"title": "x"}).status_code == 201
+        assert (
+            api.request("POST", "", user, headers=headers, json={"title": "x"}).status_code == 201
+        )
         return database.execute("SELECT email, name FROM users WHERE id = %s", user, url=url)
 
     assert create() == [(None, None)]

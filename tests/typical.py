@@ -73,12 +73,16 @@ def get_session() -> Iterator[Session]:
         yield session
 
 
-def get_current_user(user_id: str, credentials: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]) -> User:
+def get_current_user(
+    user_id: str, credentials: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]
+) -> User:
     encoded = credentials.credentials
     try:
         if jwt.get_unverified_header(encoded)["alg"] == "EdDSA":
             key = keys.get_signing_key_from_jwt(encoded)
-            claims = jwt.decode(encoded, key, algorithms=["EdDSA"], issuer=FRONTEND, audience=FRONTEND)
+            claims = jwt.decode(
+                encoded, key, algorithms=["EdDSA"], issuer=FRONTEND, audience=FRONTEND
+            )
         else:
             claims = jwt.decode(encoded, SECRET, algorithms=["HS256"])
     except jwt.PyJWTError:

@@ -38,7 +38,9 @@ def packages() -> Path:
     """Return the folder of the installed packages of frontend/."""
     folder = DIRECTORY / "node_modules"
     if not folder.is_dir():
-        missing("tests/system/frontend has no node_modules: run npm ci --prefix tests/system/frontend")
+        missing(
+            "tests/system/frontend has no node_modules: run npm ci --prefix tests/system/frontend"
+        )
     return folder
 
 
@@ -47,7 +49,9 @@ class Person:
 
     def __init__(self, frontend: "Frontend", name: str, email: str) -> None:
         self.auth = urlsplit(frontend.url).path or "/api/auth"
-        self.client = httpx.Client(base_url=frontend.origin, headers={"Origin": frontend.origin}, timeout=10)
+        self.client = httpx.Client(
+            base_url=frontend.origin, headers={"Origin": frontend.origin}, timeout=10
+        )
         self.name, self.email = name, email
         self.signed_up = self.post("/sign-up/email", name=name, email=email, password=PASSWORD)
         self.id: str = self.signed_up.json()["user"]["id"]
@@ -73,7 +77,11 @@ class Person:
 
     def cookie(self, name: str) -> str:
         """Return the value of one of Better Auth's cookies."""
-        return next(cookie.value or "" for cookie in self.client.cookies.jar if cookie.name == f"better-auth.{name}")
+        return next(
+            cookie.value or ""
+            for cookie in self.client.cookies.jar
+            if cookie.name == f"better-auth.{name}"
+        )
 
     @property
     def tasks(self) -> str:
@@ -89,10 +97,18 @@ class Frontend:
         self.port = free_port()
         self.origin = f"http://localhost:{self.port}"
         self.url = self.origin + path
-        settings = {"PORT": str(self.port), "BETTER_AUTH_URL": self.url, "BETTER_AUTH_SECRET": SECRET} | environment
+        settings = {
+            "PORT": str(self.port),
+            "BETTER_AUTH_URL": self.url,
+            "BETTER_AUTH_SECRET": SECRET,
+        } | environment
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - closed by stop()
         self.process = subprocess.Popen(
-            [node, "server.mjs"], cwd=DIRECTORY, env=os.environ | settings, stdout=self.log, stderr=subprocess.STDOUT
+            [node, "server.mjs"],
+            cwd=DIRECTORY,
+            env=os.environ | settings,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
         )
         self.people: list[Person] = []
 
@@ -162,7 +178,9 @@ def browse(scenario: str, page: str, argument: str) -> dict[str, Any]:
     """Let a headless Chromium do a scenario of browser.mjs on this page; return what it saw."""
     chromium = program("chromium", "chromium-browser", "google-chrome")
     command = [program("node"), "browser.mjs", scenario, chromium, page, argument]
-    process = subprocess.Popen(command, cwd=DIRECTORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=DIRECTORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         output, errors = process.communicate(timeout=60)
     except subprocess.TimeoutExpired:

@@ -88,7 +88,9 @@ class Client:
         self.port, self.user, self.token = service.port, user, token(user)
         self.stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def request(self, method: str, path: str = "", body: dict[str, Any] | None = None) -> Answer:
+    async def request(
+        self, method: str, path: str = "", body: dict[str, Any] | None = None
+    ) -> Answer:
         """Return the answer; raise OSError or IncompleteReadError if the connection is lost."""
         content = b"" if body is None else json.dumps(body).encode()
         head = (
@@ -102,7 +104,9 @@ class Client:
         try:
             writer.write(f"{head}\r\n".encode() + content)
             status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().rstrip().split("\r\n")
-            headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+            headers = {
+                name.lower(): value for name, value in (line.split(": ", 1) for line in lines)
+            }
             text = (await reader.readexactly(int(headers.get("content-length", "0")))).decode()
         except BaseException:
             writer.close()
@@ -125,16 +129,33 @@ class Load:
     """
 
     def __init__(
-        self, service: Service, database: Postgres, url: str, *, users: int = 8, readers: bool = True, workers: int = 1
+        self,
+        service: Service,
+        database: Postgres,
+        url: str,
+        *,
+        users: int = 8,
+        readers: bool = True,
+        workers: int = 1,
     ) -> None:
-        self.service, self.database, self.url, self.readers, self.workers = service, database, url, readers, workers
+        self.service, self.database, self.url, self.readers, self.workers = (
+            service,
+            database,
+            url,
+            readers,
+            workers,
+        )
         self.tasks: dict[str, dict[str, Task]] = {f"user {n}": {} for n in range(users)}
         self.requests = 0
         self.failures: Counter[str] = Counter()
         self.slowest = 0.0  # seconds
         self.broken: list[str] = []  # promises
-        self.may_lose_connections = False  # to the service, which only the death of a worker explains
-        self.doubtful = self.done_all_the_same = 0  # writes without an answer, and those of them that the table has
+        self.may_lose_connections = (
+            False  # to the service, which only the death of a worker explains
+        )
+        self.doubtful = self.done_all_the_same = (
+            0  # writes without an answer, and those of them that the table has
+        )
         self.count = itertools.count()
         self.random = random.Random(1)
         self.thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -156,7 +177,9 @@ class Load:
     def first_request(self) -> None:
         """Send one request; after a fault, even the first must succeed."""
         answer = self.service.request("GET", user="user 0")
-        assert answer.status_code == 200, f"the first request after the fault: {answer.status_code} {answer.text}"
+        assert answer.status_code == 200, (
+            f"the first request after the fault: {answer.status_code} {answer.text}"
+        )
 
     def check(self) -> None:
         """Compare what was told with what is there, and see that nothing is left open, held or hidden."""
@@ -165,7 +188,9 @@ class Load:
         self._check_that_nothing_is_stuck()
         output = self.service.output()
         assert "Traceback" not in output, output[output.index("Traceback") :][:4000]
-        assert "never" not in output, output  # awaited, or retrieved: asyncio's words for an exception that was lost
+        assert "never" not in output, (
+            output
+        )  # awaited, or retrieved: asyncio's words for an exception that was lost
 
     def _check_every_write(self) -> None:
         changes: dict[str, list[State | None]] = {}
@@ -174,11 +199,14 @@ class Load:
             url=self.url,
         ):
             assert title in self.tasks[user], f"{user} has a task of another: {title}"
-            changes.setdefault(title, []).append(None if completed is None else State(description, completed))
+            changes.setdefault(title, []).append(
+                None if completed is None else State(description, completed)
+            )
         rows = {
             title: State(description, completed)
             for title, description, completed in self.database.execute(
-                "SELECT title, description, completed FROM tasks WHERE user_id LIKE 'user %%'", url=self.url
+                "SELECT title, description, completed FROM tasks WHERE user_id LIKE 'user %%'",
+                url=self.url,
             )
         }
         for task in (task for tasks in self.tasks.values() for task in tasks.values()):
@@ -216,23 +244,33 @@ class Load:
 
     async def _work(self, user: str) -> None:
         clients = [Client(self.service, user), Client(self.service, user)]
-        await asyncio.gather(self._write(clients[0]), *([self._read(clients[1])] if self.readers else []))
+        await asyncio.gather(
+            self._write(clients[0]), *([self._read(clients[1])] if self.readers else [])
+        )
         for client in clients:
             client.close()
 
     async def _write(self, client: Client) -> None:
         while not self.stopping:
-            settled = [task for task in self.tasks[client.user].values() if task.states[-1] and not task.asked]
+            settled = [
+                task
+                for task in self.tasks[client.user].values()
+                if task.states[-1] and not task.asked
+            ]
             task = self.random.choice(settled) if settled else None
             state = task and task.states[-1]
             share = self.random.random()
             if not task or not state or share < 0.2:
                 await self._create(client)
             elif share < 0.55:
-                await self._change(client, task, "PATCH", "/complete", completed=not state.completed)
+                await self._change(
+                    client, task, "PATCH", "/complete", completed=not state.completed
+                )
             elif share < 0.7:
                 wanted = self.random.random() < 0.5
-                await self._change(client, task, "PATCH", "/complete", {"completed": wanted}, completed=wanted)
+                await self._change(
+                    client, task, "PATCH", "/complete", {"completed": wanted}, completed=wanted
+                )
             elif share < 0.85 or len(settled) < 3:
                 text = f"change {next(self.count)}"
                 await self._change(client, task, "PUT", "", {"description": text}, description=text)
@@ -258,7 +296,9 @@ class Load:
         title = f"{client.user}, task {next(self.count)}"
         task = Task(client.user, title, asked=[State("as made", completed=False)])
         self.tasks[client.user][title] = task
-        if answer := await self._ask(client, "POST", "", {201}, {"title": title, "description": "as made"}):
+        if answer := await self._ask(
+            client, "POST", "", {201}, {"title": title, "description": "as made"}
+        ):
             self._acknowledge(task, answer)
 
     async def _change(
@@ -317,7 +357,12 @@ class Load:
             self.broken.append(f"{task} was shown as {row}")
 
     async def _ask(
-        self, client: Client, method: str, suffix: str, expected: set[int], body: dict[str, Any] | None = None
+        self,
+        client: Client,
+        method: str,
+        suffix: str,
+        expected: set[int],
+        body: dict[str, Any] | None = None,
     ) -> Answer | None:
         """Return the answer, or None for one that says 503 or was lost."""
         began = time.monotonic()
@@ -338,7 +383,9 @@ class Load:
         if answer:
             self.failures[str(answer.status_code)] += 1
             if not is_unavailable(answer):
-                self.broken.append(f"{method} {suffix}: {answer.status_code} {answer.headers} {answer.text}")
+                self.broken.append(
+                    f"{method} {suffix}: {answer.status_code} {answer.headers} {answer.text}"
+                )
         await asyncio.sleep(0.05)
         return None
 
@@ -373,7 +420,9 @@ def workers_of(service: Service) -> list[psutil.Process]:
     """Return the processes that serve."""
     children = psutil.Process(service.process.pid).children()
     alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in alive if "spawn_main" in " ".join(child.cmdline())]  # not multiprocessing's tracker
+    return [
+        child for child in alive if "spawn_main" in " ".join(child.cmdline())
+    ]  # not multiprocessing's tracker
 
 
 class LateProxy(Proxy):
@@ -406,11 +455,18 @@ class Figures:
         ]
 
     def add(self, fault: str, load: Load) -> None:
-        doubtful = f"{load.doubtful}, of which {load.done_all_the_same} done" if load.doubtful else "none"
+        doubtful = (
+            f"{load.doubtful}, of which {load.done_all_the_same} done" if load.doubtful else "none"
+        )
         self.add_row(fault, load.requests, load.failures, doubtful, f"{load.slowest:.2f} s")
 
     def add_row(
-        self, fault: str, requests: int, failures: Counter[str] | None = None, doubtful: str = "none", slowest: str = ""
+        self,
+        fault: str,
+        requests: int,
+        failures: Counter[str] | None = None,
+        doubtful: str = "none",
+        slowest: str = "",
     ) -> None:
         kinds = ", ".join(f"{kind}: {count}" for kind, count in (failures or {}).items()) or "none"
         self.lines.append(f"| {fault} | {requests:,} | {kinds} | {doubtful} | {slowest} |")

@@ -96,7 +96,11 @@ def refuses(backend: Service, person: Person, token: str) -> bool:
 def is_unavailable(answer: httpx.Response) -> bool:
     """Tell whether an answer says: not now, ask again."""
     detail = answer.json()["detail"]
-    return answer.status_code == 503 and answer.headers["Retry-After"].isdigit() and isinstance(detail, str)
+    return (
+        answer.status_code == 503
+        and answer.headers["Retry-After"].isdigit()
+        and isinstance(detail, str)
+    )
 
 
 def use_all_routes(backend: Service, person: Person, token: str) -> None:
@@ -104,7 +108,12 @@ def use_all_routes(backend: Service, person: Person, token: str) -> None:
     created = ask(backend, person, token, "POST", json={"title": "Milk", "description": "of oats"})
     assert created.status_code == 201
     task = created.json()
-    assert {"title": "Milk", "description": "of oats", "completed": False, "user_id": person.id}.items() <= task.items()
+    assert {
+        "title": "Milk",
+        "description": "of oats",
+        "completed": False,
+        "user_id": person.id,
+    }.items() <= task.items()
     path = f"/{task['id']}"
     assert ask(backend, person, token).json() == [task]
     assert ask(backend, person, token, "GET", path).json() == task
@@ -138,7 +147,9 @@ def test_tokens_of_the_jwt_plugin_work_on_every_route(algorithm: str, database: 
         assert signed["alg"] == (algorithm or "EdDSA")
 
 
-def test_tokens_that_the_frontend_signs_with_the_secret_work_on_every_route(home: Frontend, backend: Service) -> None:
+def test_tokens_that_the_frontend_signs_with_the_secret_work_on_every_route(
+    home: Frontend, backend: Service
+) -> None:
     use_as_two(backend, home, "shared")
 
 
@@ -150,7 +161,10 @@ def test_the_token_that_comes_with_the_session_works(home: Frontend, backend: Se
 @pytest.mark.parametrize("path", ["/custom/auth", "/auth/"])
 def test_a_path_in_better_auth_url_is_where_better_auth_is(path: str, database: Postgres) -> None:
     environment = {"NEON_DATABASE_URL": database.create_database()}
-    with frontend(path.rstrip("/")) as home, service(BETTER_AUTH_URL=home.origin + path, **environment) as backend:
+    with (
+        frontend(path.rstrip("/")) as home,
+        service(BETTER_AUTH_URL=home.origin + path, **environment) as backend,
+    ):
         use_as_two(backend, home, "published")
         assert home.fetches == 1
 
@@ -163,7 +177,11 @@ def test_a_custom_issuer_and_audience_work_only_with_both_variables(database: Po
         with service(**environment, **both) as backend:
             use_as_two(backend, home, "published")
         zoe = home.people[0]
-        for variables in ({}, both | {"BETTER_AUTH_ISSUER": ""}, both | {"BETTER_AUTH_AUDIENCE": ""}):
+        for variables in (
+            {},
+            both | {"BETTER_AUTH_ISSUER": ""},
+            both | {"BETTER_AUTH_AUDIENCE": ""},
+        ):
             with service(**environment, **variables) as backend:
                 assert refuses(backend, zoe, zoe.published()), variables
                 assert status(backend, zoe, zoe.shared()) == 200
@@ -172,11 +190,17 @@ def test_a_custom_issuer_and_audience_work_only_with_both_variables(database: Po
 def test_the_users_row_is_who_signed_up(home: Frontend, database: Postgres) -> None:
     url = database.create_database()
     with service(NEON_DATABASE_URL=url, BETTER_AUTH_URL=home.url) as backend:
-        zoe, bob = home.sign_up("Zoë Ñandú 🦤", "zoe@example.com"), home.sign_up("Bob", "bob@example.com")
+        zoe, bob = (
+            home.sign_up("Zoë Ñandú 🦤", "zoe@example.com"),
+            home.sign_up("Bob", "bob@example.com"),
+        )
         ask(backend, zoe, zoe.published(), "POST", json={"title": "Milk"})
         ask(backend, bob, bob.shared(), "POST", json={"title": "Bread"})
         rows = database.execute("SELECT id, email, name FROM users ORDER BY email", url=url)
-        assert rows == [(bob.id, "bob@example.com", "Bob"), (zoe.id, "zoe@example.com", "Zoë Ñandú 🦤")]
+        assert rows == [
+            (bob.id, "bob@example.com", "Bob"),
+            (zoe.id, "zoe@example.com", "Zoë Ñandú 🦤"),
+        ]
 
         zoe.post("/update-user", name="Zoë")
         zoe.get("/get-session", disableCookieCache="true")
@@ -210,7 +234,12 @@ def other_tokens(home: Frontend) -> dict[str, str]:
     return tokens
 
 
-SIGNED_WITH_THE_SECRET = ["cookie cache", "e-mail verification", "e-mail change", "verification of the new e-mail"]
+SIGNED_WITH_THE_SECRET = [
+    "cookie cache",
+    "e-mail verification",
+    "e-mail change",
+    "verification of the new e-mail",
+]
 RANDOM = [
     "session token",
     "signed session token",
@@ -237,15 +266,22 @@ def test_other_tokens_of_better_auth_are_refused(
 @pytest.mark.parametrize(
     ("strategy", "keys"), [("compact", ""), ("jwt", ""), ("jwe", ""), ("jwt", "the published ones")]
 )
-def test_the_cookie_cache_is_refused_in_every_strategy(strategy: str, keys: str, database: Postgres) -> None:
-    with together(database, home=frontend(COOKIE_CACHE=strategy, COOKIE_CACHE_KEYS=keys)) as (home, backend):
+def test_the_cookie_cache_is_refused_in_every_strategy(
+    strategy: str, keys: str, database: Postgres
+) -> None:
+    with together(database, home=frontend(COOKIE_CACHE=strategy, COOKIE_CACHE_KEYS=keys)) as (
+        home,
+        backend,
+    ):
         zoe = home.sign_up()
         assert status(backend, zoe, zoe.published()) == 200
         cache = zoe.cookie("session_data")
         assert refuses(backend, zoe, cache)
         if keys:
             # Genuine in all but its audience: same key, same issuer, and the person's id as `sub`.
-            published, cached = (jwt.get_unverified_header(token)["kid"] for token in (zoe.published(), cache))
+            published, cached = (
+                jwt.get_unverified_header(token)["kid"] for token in (zoe.published(), cache)
+            )
             claims = jwt.decode(cache, options={"verify_signature": False})
             assert (published, claims["iss"], claims["sub"]) == (cached, home.origin, zoe.id)
 
@@ -257,7 +293,9 @@ def test_a_token_of_one_better_auth_is_refused_by_the_backend_of_another(backend
         assert refuses(backend, mallory, mallory.shared())
 
 
-def test_a_token_for_another_frontend_is_refused_though_its_key_is_known(home: Frontend, database: Postgres) -> None:
+def test_a_token_for_another_frontend_is_refused_though_its_key_is_known(
+    home: Frontend, database: Postgres
+) -> None:
     zoe = home.sign_up()
     elsewhere = {
         "BETTER_AUTH_URL": "http://localhost:3000",
@@ -270,7 +308,9 @@ def test_a_token_for_another_frontend_is_refused_though_its_key_is_known(home: F
         assert home.fetches == before + 1
 
 
-def test_after_a_rotation_new_tokens_work_within_ten_seconds_and_old_ones_go_on(database: Postgres) -> None:
+def test_after_a_rotation_new_tokens_work_within_ten_seconds_and_old_ones_go_on(
+    database: Postgres,
+) -> None:
     with together(database) as (home, backend):
         ada, bob = home.sign_up(), home.sign_up()
         old, old_of_bob = ada.published(), bob.published()
@@ -324,7 +364,9 @@ def test_nobody_is_logged_out_when_better_auth_goes_away(database: Postgres) -> 
 
 
 @pytest.mark.parametrize("mode", ["down", "html", "hanging"])
-def test_tokens_that_cannot_be_checked_are_503_until_the_keys_can_be_read(mode: str, database: Postgres) -> None:
+def test_tokens_that_cannot_be_checked_are_503_until_the_keys_can_be_read(
+    mode: str, database: Postgres
+) -> None:
     with together(database, impatient) as (home, backend):
         zoe = home.sign_up()
         published = zoe.published()
@@ -341,9 +383,13 @@ def test_tokens_that_cannot_be_checked_are_503_until_the_keys_can_be_read(mode: 
 def test_without_a_key_endpoint_the_answer_is_503(home: Frontend, database: Postgres) -> None:
     zoe = home.sign_up()
     nowhere = {"BETTER_AUTH_JWKS_URL": f"http://localhost:{free_port()}/jwks"}
-    with service(NEON_DATABASE_URL=database.create_database(), BETTER_AUTH_URL=home.url, **nowhere) as backend:
+    with service(
+        NEON_DATABASE_URL=database.create_database(), BETTER_AUTH_URL=home.url, **nowhere
+    ) as backend:
         assert is_unavailable(ask(backend, zoe, zoe.published()))
-        assert is_unavailable(ask(backend, zoe, zoe.published())), "and again, without another attempt"
+        assert is_unavailable(ask(backend, zoe, zoe.published())), (
+            "and again, without another attempt"
+        )
         use_all_routes(backend, zoe, zoe.shared())
 
 
@@ -378,7 +424,9 @@ def test_two_hundred_forged_keys_cost_two_fetches_at_most(database: Postgres) ->
 
         def forge(kid: str | None) -> int:
             claims = {"iss": home.origin, "aud": home.origin, "email": zoe.email}
-            return status(backend, zoe, token(zoe.id, key=key, algorithm="EdDSA", kid=kid, **claims))
+            return status(
+                backend, zoe, token(zoe.id, key=key, algorithm="EdDSA", kid=kid, **claims)
+            )
 
         assert set(pool.map(forge, [f"forged-{number}" for number in range(200)])) == {401}
         assert home.fetches in (1, 2)

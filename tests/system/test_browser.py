@@ -28,7 +28,9 @@ def stored(database: Postgres, backend: Service) -> list[tuple[Any, ...]]:
     return database.execute(statement, url=backend.database)
 
 
-def refusal(backend: Service, person: Person, token: str, method: str = "GET", path: str = "", **sent: Any) -> str:
+def refusal(
+    backend: Service, person: Person, token: str, method: str = "GET", path: str = "", **sent: Any
+) -> str:
     """Return what the page should show of an error answer: its status and its text."""
     headers = {"Authorization": f"Bearer {token}"}
     answer = backend.client.request(method, person.tasks + path, headers=headers, **sent)
@@ -50,15 +52,21 @@ def test_a_page_lists_creates_edits_toggles_and_deletes(
         ["x Oat milk", "  Bread"],
         ["x Oat milk"],
     ]
-    assert [task for task in stored(database, backend) if task[0] == email] == [(email, "Oat milk", True)]
+    assert [task for task in stored(database, backend) if task[0] == email] == [
+        (email, "Oat milk", True)
+    ]
     sent = seen["sent"]
     assert {request["method"] for request in sent} == {"GET", "POST", "PUT", "PATCH", "DELETE"}
-    assert {request["path"].endswith("/") for request in sent if request["method"] in ("GET", "POST")} == {bool(slash)}
+    assert {
+        request["path"].endswith("/") for request in sent if request["method"] in ("GET", "POST")
+    } == {bool(slash)}
     assert all("better-auth.session_token=" in request["cookies"] for request in sent)
     assert sorted(seen["preflights"]) == sorted(request["method"] for request in sent)
 
 
-def test_the_page_shows_why_a_title_is_refused_and_goes_on(home: Frontend, backend: Service) -> None:
+def test_the_page_shows_why_a_title_is_refused_and_goes_on(
+    home: Frontend, backend: Service
+) -> None:
     seen = browse("blank", page(home, backend), "blank@example.com")
     zoe = home.sign_up()
     assert seen["refused"] == refusal(backend, zoe, zoe.shared(), "POST", json={"title": "   "})
@@ -82,7 +90,9 @@ def test_the_page_shows_that_its_token_has_expired(home: Frontend, backend: Serv
     assert "expired" in seen["refused"]
 
 
-def test_the_page_shows_that_tokens_cannot_be_checked_now(home: Frontend, database: Postgres) -> None:
+def test_the_page_shows_that_tokens_cannot_be_checked_now(
+    home: Frontend, database: Postgres
+) -> None:
     home.keys("down")
     with service(NEON_DATABASE_URL=database.create_database(), BETTER_AUTH_URL=home.url) as backend:
         seen = browse("refused", page(home, backend, token="published"), "unchecked@example.com")
@@ -106,14 +116,20 @@ def elsewhere(backend: Service, zoe: Person, address: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["unlisted", "opaque"])
-def test_a_page_of_an_origin_that_is_not_listed_gets_nothing(name: str, home: Frontend, database: Postgres) -> None:
-    address = {"unlisted": f"http://127.0.0.1:{home.port}/", "opaque": f"{home.origin}/?sandbox"}[name]
+def test_a_page_of_an_origin_that_is_not_listed_gets_nothing(
+    name: str, home: Frontend, database: Postgres
+) -> None:
+    address = {"unlisted": f"http://127.0.0.1:{home.port}/", "opaque": f"{home.origin}/?sandbox"}[
+        name
+    ]
     zoe = home.sign_up(email=f"{name}@example.com")
     with service(NEON_DATABASE_URL=database.create_database(), BETTER_AUTH_URL=home.url) as backend:
         headers = {"Authorization": f"Bearer {zoe.shared()}"}
         backend.client.post(zoe.tasks, headers=headers, json={"title": "Mine"}).raise_for_status()
         seen = elsewhere(backend, zoe, address)
-        assert set(seen.values()) == {"TypeError"}, "what fetch raises for an answer that the page may not read"
+        assert set(seen.values()) == {"TypeError"}, (
+            "what fetch raises for an answer that the page may not read"
+        )
         assert stored(database, backend) == [(zoe.email, "Mine", False)]
 
 
@@ -121,7 +137,9 @@ def test_a_page_of_a_trusted_origin_reads_every_answer(home: Frontend, database:
     address = f"http://127.0.0.1:{home.port}/"
     zoe = home.sign_up(email="trusted@example.com")
     trusted = {"BETTER_AUTH_TRUSTED_ORIGINS": f"https://app.example.com, {address}"}
-    with service(NEON_DATABASE_URL=database.create_database(), BETTER_AUTH_URL=home.url, **trusted) as backend:
+    with service(
+        NEON_DATABASE_URL=database.create_database(), BETTER_AUTH_URL=home.url, **trusted
+    ) as backend:
         seen = elsewhere(backend, zoe, address)
         assert {attempt: answer[:3] for attempt, answer in seen.items()} == {
             "list": "200",

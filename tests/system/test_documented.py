@@ -24,14 +24,29 @@ except ImportError:
 
 pytestmark = pytest.mark.system
 
-SEED = 1  # of the requests and their order; how many rounds of them there are depends on the machine
+SEED = (
+    1  # of the requests and their order; how many rounds of them there are depends on the machine
+)
 # What chance seldom finds: limits that patterns state, and what languages do not agree on: one character, and a blank.
 EDGES = [letter * length for letter in "x\N{GRINNING FACE}" for length in (200, 201, 1000, 1001)]
-EDGES += ["", " ", "\0", "x\0y", "\x1c", "\x85", "\ufeff", "\u2003" + "x" * 200 + "\n", "\ufeff" + "x" * 200]
+EDGES += [
+    "",
+    " ",
+    "\0",
+    "x\0y",
+    "\x1c",
+    "\x85",
+    "\ufeff",
+    "\u2003" + "x" * 200 + "\n",
+    "\ufeff" + "x" * 200,
+]
 
 
 def bearer(user: str) -> dict[str, object]:
-    return {"name": user, "fixedHeaders": [{"name": "Authorization", "value": f"Bearer {token(user)}"}]}
+    return {
+        "name": user,
+        "fixedHeaders": [{"name": "Authorization", "value": f"Bearer {token(user)}"}],
+    }
 
 
 def differences(event: object) -> Iterator[tuple[str, str]]:
@@ -54,7 +69,9 @@ def differences(event: object) -> Iterator[tuple[str, str]]:
     ("path_of", "token_of", "to_valid", "to_invalid", "seconds"),
     [
         # 401 since a missing token is invalid, too; 404 for a task that is not there, or an id with a slash in it.
-        pytest.param("ada", "ada", ["200", "201", "204", "404"], ["400", "401", "404"], 70, id="own-tasks"),
+        pytest.param(
+            "ada", "ada", ["200", "201", "204", "404"], ["400", "401", "404"], 70, id="own-tasks"
+        ),
         pytest.param(None, "ada", ["403"], ["401", "403"], 15, id="tasks-of-others"),
         pytest.param("ada", None, ["401"], ["401"], 15, id="no-token"),
     ],
@@ -81,9 +98,12 @@ def test_it_does_what_is_documented_and_nothing_else(
         "cache": {"enabled": False},
         "generation": {"database": "none"},
         "dictionaries": {"edges": {"values": EDGES}},  # valid or not is what the document says
-        "parameters": {"body.title": edges, "body.description": edges} | ({"path.user_id": path_of} if path_of else {}),
+        "parameters": {"body.title": edges, "body.description": edges}
+        | ({"path.user_id": path_of} if path_of else {}),
         # What ada has read is asked for again as bob, who must not get it.
-        "auth": {"wfc": {"path": str(users), "user": token_of, "peers": ["ada", "bob"]}} if token_of else {},
+        "auth": {"wfc": {"path": str(users), "user": token_of, "peers": ["ada", "bob"]}}
+        if token_of
+        else {},
         "checks": {  # all are on
             "positive_data_acceptance": {"expected-statuses": to_valid},
             "negative_data_rejection": {"expected-statuses": to_invalid},
@@ -95,21 +115,34 @@ def test_it_does_what_is_documented_and_nothing_else(
     with service(NEON_DATABASE_URL=database.create_database()) as running:
         config = schemathesis.Config.from_dict(settings)
         document = schemathesis.openapi.from_url(f"{running.url}/openapi.json", config=config)
-        schema = document if "200" in to_valid else document.exclude(path="/health")  # which is open to all
+        schema = (
+            document if "200" in to_valid else document.exclude(path="/health")
+        )  # which is open to all
         for event in from_schema(schema).execute():
             found |= dict(differences(event))
             if isinstance(event, events.ScenarioFinished):
                 sent[event.phase] += len(event.recorder.interactions)
                 met |= {
-                    (event.recorder.cases[case].value.operation.label, str(interaction.response.status_code))
+                    (
+                        event.recorder.cases[case].value.operation.label,
+                        str(interaction.response.status_code),
+                    )
                     for case, interaction in event.recorder.interactions.items()
                     if interaction.response
                 }
     with capsys.disabled():
-        print(f"\n{sum(sent.values())} requests: {', '.join(f'{phase} {count}' for phase, count in sent.items())}")
+        print(
+            f"\n{sum(sent.values())} requests: {', '.join(f'{phase} {count}' for phase, count in sent.items())}"
+        )
     assert not found, "\n\n".join(f"{name}\n{seen}" for name, seen in found.items())
     # A check that had nothing to look at has shown nothing.
     operations = [operation.ok() for operation in schema.get_all_operations()]
-    documented = {(operation.label, status) for operation in operations for status in operation.responses.status_codes}
-    assert {(label, status) for label, status in documented if status in to_valid + to_invalid} <= met
+    documented = {
+        (operation.label, status)
+        for operation in operations
+        for status in operation.responses.status_codes
+    }
+    assert {
+        (label, status) for label, status in documented if status in to_valid + to_invalid
+    } <= met
     assert all(sent[phase] for phase in ("examples", "coverage", "fuzzing", "stateful"))

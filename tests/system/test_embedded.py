@@ -24,7 +24,9 @@ AS_ANOTHER_USER = (
     "--inh-caps=+dac_read_search",
     "--ambient-caps=+dac_read_search",
 )
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
+root_only = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can start a process of another user"
+)
 
 
 @pytest.fixture
@@ -60,7 +62,9 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("options", "name"), ENDS)
-def test_nothing_is_left_and_no_task_lost_after_a_signal_to_the_whole_terminal(clone, options, name):
+def test_nothing_is_left_and_no_task_lost_after_a_signal_to_the_whole_terminal(
+    clone, options, name
+):
     api = clone.start(*options)
     task = api.request("POST", json={"title": "x"}).json()
     os.killpg(api.process.pid, signal.Signals[name])
@@ -164,7 +168,9 @@ def test_a_number_left_by_a_power_cut_is_not_signalled_when_it_is_another_proces
     leave(user)
     clone.wait_until_nothing_runs()
     owner = clone.data.stat().st_uid
-    with subprocess.Popen(["sleep", "60"], user=owner if owner != os.geteuid() else None) as bystander:
+    with subprocess.Popen(
+        ["sleep", "60"], user=owner if owner != os.geteuid() else None
+    ) as bystander:
         (clone.data / "postmaster.pid").write_text("\n".join([str(bystander.pid), *left[1:]]))
         user = clone.use()
         assert parameters_of(user)

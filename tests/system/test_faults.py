@@ -67,7 +67,10 @@ def test_connections_that_are_terminated_every_half_second_lose_nothing(
     database: Postgres, proxy: LateProxy, url: str, figures: Figures
 ) -> None:
     proxy.delay = DISTANCE
-    with service(NEON_DATABASE_URL=proxy.address(url)) as running, Load(running, database, url) as load:
+    with (
+        service(NEON_DATABASE_URL=proxy.address(url)) as running,
+        Load(running, database, url) as load,
+    ):
         for _ in range(10):
             terminate_every_connection(database, url)
             time.sleep(DISTANCE)  # which the news has to travel, too
@@ -91,13 +94,17 @@ def test_connections_that_end_while_idle_fail_no_request(
             proxy.cut(reset=end == "RST")
         proxy.settle()
         with ThreadPoolExecutor(sessions) as threads:
-            answers = threads.map(lambda n: running.request("GET", user=f"user {n}").status_code, range(sessions))
+            answers = threads.map(
+                lambda n: running.request("GET", user=f"user {n}").status_code, range(sessions)
+            )
         assert set(answers) == {200}
     figures.add_row(f"every connection ended while idle: {end}", sessions)
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_a_restart_of_the_database_loses_nothing(database: Postgres, url: str, figures: Figures, mode: str) -> None:
+def test_a_restart_of_the_database_loses_nothing(
+    database: Postgres, url: str, figures: Figures, mode: str
+) -> None:
     with service(NEON_DATABASE_URL=url) as running, Load(running, database, url) as load:
         for down in (0, 1.5):
             database.stop(mode)
@@ -114,7 +121,10 @@ def test_connections_that_are_cut_lose_nothing(
     database: Postgres, proxy: LateProxy, url: str, figures: Figures, reset: bool
 ) -> None:
     proxy.delay = DISTANCE
-    with service(NEON_DATABASE_URL=proxy.address(url)) as running, Load(running, database, url) as load:
+    with (
+        service(NEON_DATABASE_URL=proxy.address(url)) as running,
+        Load(running, database, url) as load,
+    ):
         for _ in range(10):
             proxy.cut(reset)
             proxy.settle()
@@ -128,7 +138,10 @@ def test_connections_that_are_cut_lose_nothing(
 def test_a_write_whose_answer_is_lost_is_not_done_again(
     database: Postgres, proxy: LateProxy, url: str, figures: Figures, end: str
 ) -> None:
-    with service(NEON_DATABASE_URL=proxy.address(url)) as running, Load(running, database, url) as load:
+    with (
+        service(NEON_DATABASE_URL=proxy.address(url)) as running,
+        Load(running, database, url) as load,
+    ):
         for _ in range(1 if end == "silence" else 10):
             proxy.answers_lost = True
             time.sleep(0.1)
@@ -149,7 +162,10 @@ def test_a_write_whose_answer_is_lost_is_not_done_again(
 def test_a_database_that_accepts_and_never_answers_is_told_as_503_in_time(
     database: Postgres, proxy: LateProxy, url: str, figures: Figures
 ) -> None:
-    with service(NEON_DATABASE_URL=proxy.address(url)) as running, Load(running, database, url) as load:
+    with (
+        service(NEON_DATABASE_URL=proxy.address(url)) as running,
+        Load(running, database, url) as load,
+    ):
         proxy.silent = True
         before = proxy.connections
         time.sleep(7)
@@ -190,11 +206,18 @@ def test_a_worker_that_is_killed_loses_only_what_it_was_doing(
         Load(running, database, url, workers=4) as load,
     ):
         load.may_lose_connections = True
-        victim = max(workers_of(running), key=psutil.Process.num_fds)  # the one with the most clients
+        victim = max(
+            workers_of(running), key=psutil.Process.num_fds
+        )  # the one with the most clients
         victim.kill()
-        wait_until(lambda: not psutil.pid_exists(victim.pid), "it is dead, and its connections closed")
+        wait_until(
+            lambda: not psutil.pid_exists(victim.pid), "it is dead, and its connections closed"
+        )
         load.first_request()
-        wait_until(lambda: running.output().count("Application startup complete") == 5, "another has taken its place")
+        wait_until(
+            lambda: running.output().count("Application startup complete") == 5,
+            "another has taken its place",
+        )
         assert len(workers_of(running)) == 4
         time.sleep(1)
     assert load.failures.keys() == {"connection lost"}
@@ -207,14 +230,22 @@ def test_sigterm_finishes_what_is_in_flight_and_closes_every_connection(
     database: Postgres, proxy: LateProxy, url: str, figures: Figures, workers: int
 ) -> None:
     with service("--workers", str(workers), NEON_DATABASE_URL=proxy.address(url)) as running:
-        wait_until(lambda: running.output().count("Application startup complete") == workers, "every worker serves")
-        requests = [partial(running.request, "POST", user=f"user {n}", json={"title": "in flight"}) for n in range(10)]
+        wait_until(
+            lambda: running.output().count("Application startup complete") == workers,
+            "every worker serves",
+        )
+        requests = [
+            partial(running.request, "POST", user=f"user {n}", json={"title": "in flight"})
+            for n in range(10)
+        ]
         requests += [partial(running.request, "GET", user=f"user {n}") for n in range(5)]
         asked = proxy.round_trips
         proxy.delay = 0.8  # a new connection takes two round trips before the statement's own
         with ThreadPoolExecutor(len(requests)) as threads:
             answers = [threads.submit(request) for request in requests]
-            wait_until(lambda: proxy.round_trips >= asked + len(requests), "every request is in flight")
+            wait_until(
+                lambda: proxy.round_trips >= asked + len(requests), "every request is in flight"
+            )
             running.process.send_signal(signal.SIGTERM)
             statuses = [answer.result().status_code for answer in answers]
         assert statuses == [201] * 10 + [200] * 5
@@ -236,7 +267,10 @@ def test_four_workers_that_start_on_an_empty_database_make_the_tables_once(
     for _ in range(3):
         url = database.create_database()
         with service("--workers", "4", NEON_DATABASE_URL=url) as running:
-            wait_until(lambda: running.output().count("Application startup complete") >= 4, "all four serve")
+            wait_until(
+                lambda: running.output().count("Application startup complete") >= 4,
+                "all four serve",
+            )
             assert running.request("POST", json={"title": "the first"}).status_code == 201
             assert running.output().count("Application startup complete") == 4
             assert not re.search("Traceback|ERROR|died", running.output()), running.output()
@@ -284,12 +318,16 @@ def test_a_locked_row_that_60_requests_want_holds_up_nobody_else(
         assert {answer.status_code for answer, _ in wave.result()} == {200}
         # What was told as 503 may have been done after all, but once at the most.
         completed = running.request("PATCH", f"/{task}/complete").json()["completed"]
-        toggles = database.execute("SELECT count(*) - 1 FROM witness WHERE user_id = 'ada'", url=url)[0][0]
+        toggles = database.execute(
+            "SELECT count(*) - 1 FROM witness WHERE user_id = 'ada'", url=url
+        )[0][0]
         assert 60 + 1 <= toggles <= 60 + 1 + 420
         assert completed == (toggles % 2 == 1)
     assert not load.failures
     assert load.slowest < AT_ONCE
-    figures.add_row("one row locked for 30 s, which 60 requests at a time want", 480, Counter({"503": 420}))
+    figures.add_row(
+        "one row locked for 30 s, which 60 requests at a time want", 480, Counter({"503": 420})
+    )
     figures.add("the other users meanwhile", load)
 
 
@@ -313,7 +351,11 @@ def test_200_clients_that_never_finish_their_request_hold_up_nobody(
 ) -> None:
     whole = message("ada", b'{"title": "never finished"}')
     unfinished = [b"", whole[:20], whole[: whole.index(b"\r\n\r\n")], whole[:-1]]
-    with service(NEON_DATABASE_URL=url) as running, Load(running, database, url) as load, ExitStack() as stack:
+    with (
+        service(NEON_DATABASE_URL=url) as running,
+        Load(running, database, url) as load,
+        ExitStack() as stack,
+    ):
         before = descriptors(running)
         for n in range(200):
             stack.enter_context(send(running, unfinished[n % len(unfinished)]))
@@ -335,16 +377,26 @@ def test_40_clients_that_hang_up_leave_nothing_behind(
     database: Postgres, proxy: LateProxy, url: str, figures: Figures
 ) -> None:
     proxy.delay = 0.2
-    with service(NEON_DATABASE_URL=proxy.address(url)) as running, Load(running, database, url) as load:
+    with (
+        service(NEON_DATABASE_URL=proxy.address(url)) as running,
+        Load(running, database, url) as load,
+    ):
         for n in range(40):
-            connection = send(running, message(f"guest {n % 10}".replace(" ", ""), b'{"title": "guest %d"}' % n))
+            connection = send(
+                running, message(f"guest {n % 10}".replace(" ", ""), b'{"title": "guest %d"}' % n)
+            )
             time.sleep(0.05)
             if n % 2:  # with RST
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             connection.close()
         time.sleep(1)
     assert not load.failures
-    titles = [title for (title,) in database.execute("SELECT title FROM tasks WHERE user_id LIKE 'guest%%'", url=url)]
+    titles = [
+        title
+        for (title,) in database.execute(
+            "SELECT title FROM tasks WHERE user_id LIKE 'guest%%'", url=url
+        )
+    ]
     assert len(titles) == len(set(titles)) <= 40
     figures.add("40 clients that hang up: the other users", load)
 
@@ -360,7 +412,9 @@ def test_a_flood_of_large_bodies_without_a_token_holds_up_nobody(
             async with httpx.AsyncClient(base_url=running.url, timeout=15) as client:
                 while time.monotonic() < end:
                     body = bodies[n % len(bodies)]
-                    answer = await client.post(path("ada"), content=body, headers={"Content-Type": "application/json"})
+                    answer = await client.post(
+                        path("ada"), content=body, headers={"Content-Type": "application/json"}
+                    )
                     statuses.add(answer.status_code)
                     n += 1
             return statuses

@@ -56,7 +56,9 @@ def pgbouncer(database: Postgres, pool_size: int) -> Iterator[Pooled]:
             f"auth_type = trust\nauth_file = {users}\npool_mode = transaction\ndefault_pool_size = {pool_size}\n"
         )
         user = "nobody" if os.getuid() == 0 else None  # it refuses to run as root
-        process = subprocess.Popen([program, str(settings)], stdout=log, stderr=subprocess.STDOUT, user=user)
+        process = subprocess.Popen(
+            [program, str(settings)], stdout=log, stderr=subprocess.STDOUT, user=user
+        )
 
         def answers() -> bool:
             log.seek(0)
@@ -82,16 +84,23 @@ def test_the_whole_contract_holds_through_a_pooler(database: Postgres, figures: 
     url = database.create_database()
     with pgbouncer(database, pool_size=2) as pooled:
         passed = run_contract_suite(TEST_DATABASE_URL=pooled(url))
-    assert database.execute("SELECT count(*) > 0 FROM users", url=url) == [(True,)], "the suite went elsewhere"
+    assert database.execute("SELECT count(*) > 0 FROM users", url=url) == [(True,)], (
+        "the suite went elsewhere"
+    )
     figures.add_row("through PgBouncer: the contract suite, in tests", passed)
 
 
-def test_nothing_leaks_to_another_client_of_the_same_connection(database: Postgres, figures: Figures) -> None:
+def test_nothing_leaks_to_another_client_of_the_same_connection(
+    database: Postgres, figures: Figures
+) -> None:
     url = database.create_database()
     with pgbouncer(database, pool_size=1) as pooled, closing(connect(pooled(url))) as other:
         before = session(other)
         seen = []
-        with service(NEON_DATABASE_URL=pooled(url)) as running, Load(running, database, url) as load:
+        with (
+            service(NEON_DATABASE_URL=pooled(url)) as running,
+            Load(running, database, url) as load,
+        ):
             for _ in range(40):
                 seen.append(session(other))
                 time.sleep(0.1)
