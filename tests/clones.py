@@ -36,7 +36,8 @@ class Clone:
 
     def start(self, *options: str, prefix: tuple[str, ...] = (), **environment: str) -> Service:
         """Return its service, once it answers."""
-        return Service(*options, folder=self.folder, prefix=prefix, **environment).wait_until_up()
+        settings = {"NEON_DATABASE_URL": "embedded"} | environment
+        return Service(*options, folder=self.folder, prefix=prefix, **settings).wait_until_up()
 
     def use(self, prefix: tuple[str, ...] = (), **environment: str) -> "subprocess.Popen[str]":
         """Start a process that uses its PostgreSQL, and nothing else of the service."""

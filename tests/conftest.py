@@ -9,6 +9,9 @@ import pytest
 
 from tests import harness
 
+# Importing the service loaded a developer's .env.local, before its modules read their settings.
+os.environ.update(harness.environment_of_service())
+
 
 @pytest.fixture(scope="session")
 def database() -> Iterator[harness.Postgres]:
@@ -17,7 +20,7 @@ def database() -> Iterator[harness.Postgres]:
 
 
 class RunningService(harness.Service):
-    """A service that runs already at this address, such as one in a container, and its database."""
+    """A service that runs already, such as one in a container, and its database."""
 
     def __init__(self, url: str, database: str) -> None:
         self.url = url
@@ -60,6 +63,5 @@ def other() -> str:
 
 @pytest.fixture
 def task(api: harness.Service, user: str) -> dict[str, object]:
-    return api.request(
-        "POST", "", user, json={"title": "Buy milk", "description": "2 litres"}
-    ).json()
+    sent = {"title": "Buy milk", "description": "2 litres"}
+    return api.request("POST", "", user, json=sent).json()

@@ -1,17 +1,18 @@
-"""What the tests start: a PostgreSQL, the service as its own process, a proxy between the two, and tokens."""
+"""What the tests start: a PostgreSQL, the service, and a proxy between the two; and tokens."""
 
 import asyncio
 import os
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import jwt
@@ -24,6 +25,19 @@ ROOT = Path(__file__).resolve().parent.parent
 SECRET = "a secret of the tests, of more than 32 bytes"
 FRONTEND = "http://localhost:3000"
 TRUSTED = "https://App.example.com/, http://[::1]:8080,,"
+# Every setting of the service. An empty one counts as unset, and .env.local does not set it.
+SETTINGS = (
+    "BETTER_AUTH_AUDIENCE",
+    "BETTER_AUTH_ISSUER",
+    "BETTER_AUTH_JWKS_URL",
+    "BETTER_AUTH_SECRET",
+    "BETTER_AUTH_TRUSTED_ORIGINS",
+    "BETTER_AUTH_URL",
+    "DATABASE_POOL_SIZE",
+    "DATABASE_URL",
+    "MAX_TASKS_PER_USER",
+    "NEON_DATABASE_URL",
+)
 
 
 def token(
@@ -34,16 +48,16 @@ def token(
     kid: str | None = None,
     **claims: Any,
 ) -> str:
-    """Return a token; a claim given as None is left out, and `seconds` says how long it is valid."""
+    """Return a token that is valid for `seconds`, without the claims that are None."""
     payload = {"sub": user, "exp": int(time.time()) + claims.pop("seconds", 3600)} | claims
     payload = {name: value for name, value in payload.items() if value is not None}
     return jwt.encode(payload, key, algorithm, headers={"kid": kid} if kid else None)
 
 
 class Postgres:
-    """A PostgreSQL on a TCP port of 127.0.0.1 that trusts every client, with a new and empty data folder.
+    """A new PostgreSQL on a TCP port of 127.0.0.1 that trusts every client.
 
-    It may lose what it wrote when the machine crashes, which no test does; `durable` leaves out that shortcut.
+    It may lose what it wrote when the machine crashes, unless it is `durable`.
     """
 
     def __init__(self, directory: str, durable: bool = False) -> None:
@@ -73,21 +87,20 @@ class Postgres:
     def execute(
         self, statement: str, *parameters: Any, url: str = "", **named: Any
     ) -> list[tuple[Any, ...]]:
-        connection = psycopg2.connect(url or self.url)
-        connection.autocommit = True
-        with connection.cursor() as cursor:
+        """Run a statement in the database at `url`, and return its rows."""
+        with closing(psycopg2.connect(url or self.url)) as connection:
+            connection.autocommit = True
+            cursor = connection.cursor()
             cursor.execute(statement, named or parameters)
-            rows = cursor.fetchall() if cursor.description else []
-        connection.close()
-        return rows
+            return cursor.fetchall() if cursor.description else []
 
 
 @contextmanager
 def postgres(durable: bool = False) -> Iterator[Postgres]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         server = Postgres(directory, durable)
-        server.start()
         try:
+            server.start()
             yield server
         finally:
             with suppress(embedded.PostgresError):
@@ -95,7 +108,10 @@ def postgres(durable: bool = False) -> Iterator[Postgres]:
 
 
 class Service:
-    """The service as its own uvicorn process, in a session of its own as in a terminal of its own."""
+    """The service as its own process, in a session of its own as in a terminal of its own.
+
+    `with` stops it at the end, however that comes.
+    """
 
     def __init__(
         self,
@@ -127,7 +143,13 @@ class Service:
         )
         self.client = httpx.Client(base_url=self.url, timeout=15)
 
-    def wait_until_up(self) -> "Service":
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def wait_until_up(self) -> Self:
         for _ in range(1000):
             with suppress(httpx.TransportError):
                 self.client.get("/health")
@@ -151,35 +173,30 @@ class Service:
     def request(
         self, method: str, path: str = "", user: str = "ada", **options: Any
     ) -> httpx.Response:
-        """Send a request for a user's tasks with that user's token; `path` is what follows /tasks."""
+        """Send a request with a user's token to the user's tasks; `path` follows /tasks."""
         headers = {"Authorization": f"Bearer {token(user)}"} | options.pop("headers", {})
         return self.client.request(method, f"/api/{user}/tasks{path}", headers=headers, **options)
 
 
 def environment_of_service(**environment: str) -> dict[str, str]:
-    """Return this process's environment with the settings of the service replaced by the tests' own."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("BETTER_AUTH_", "DATABASE_", "NEON_"))
-    }
-    return inherited | {"BETTER_AUTH_SECRET": SECRET, "BETTER_AUTH_URL": FRONTEND} | environment
+    """Return this process's environment with no settings of the service but these."""
+    own = {"BETTER_AUTH_SECRET": SECRET, "BETTER_AUTH_URL": FRONTEND}
+    return os.environ | dict.fromkeys(SETTINGS, "") | own | environment
 
 
 @contextmanager
 def service(*options: str, **environment: str) -> Iterator[Service]:
-    running = Service(*options, **environment)
-    try:
+    with Service(*options, **environment) as running:
         yield running.wait_until_up()
-    finally:
-        running.stop()
 
 
 class Proxy:
-    """A TCP proxy on 127.0.0.1 to `target`, run by a thread of its own: it counts, delays, cuts, and falls silent."""
+    """A TCP proxy on 127.0.0.1, run by a thread: it counts, delays, cuts, and falls silent."""
 
     def __init__(self, target: int, delay: float = 0) -> None:
-        self.target, self.delay, self.port = target, delay, free_port()
+        self.target = target  # a port of 127.0.0.1
+        self.delay = delay  # seconds of a round trip
+        self.port = free_port()
         self.round_trips = 0  # times that a client spoke, and not again before it was answered
         self.connections = 0  # ever accepted
         self.silent = False  # accept, and forward nothing
@@ -188,11 +205,11 @@ class Proxy:
         self.started = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
-    @property
-    def url(self) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+    def address(self, url: str) -> str:
+        """Return the address of a database through here."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{url.rpartition('/')[2]}"
 
-    def __enter__(self) -> "Proxy":
+    def __enter__(self) -> Self:
         self.thread.start()
         self.started.wait()
         return self
@@ -204,20 +221,23 @@ class Proxy:
 
     def cut(self, reset: bool = False) -> None:
         """Close every connection: with FIN, or with RST."""
+        close_all = self._reset_all if reset else self._close_all
+        self.loop.call_soon_threadsafe(close_all)
 
-        def close() -> None:
-            for writer in list(self.writers):
-                if reset:
-                    linger = b"\1\0\0\0\0\0\0\0"
-                    writer.get_extra_info("socket").setsockopt(
-                        socket.SOL_SOCKET, socket.SO_LINGER, linger
-                    )
-                writer.transport.abort() if reset else writer.close()
+    def _close_all(self) -> None:
+        for writer in list(self.writers):
+            writer.close()
 
-        self.loop.call_soon_threadsafe(close)
+    def _reset_all(self) -> None:
+        linger_for_no_time = struct.pack("ii", 1, 0)
+        for writer in list(self.writers):
+            client = writer.get_extra_info("socket")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_for_no_time)
+            writer.transport.abort()
 
     async def _run(self) -> None:
-        self.loop, self.stopped = asyncio.get_running_loop(), asyncio.Event()
+        self.loop = asyncio.get_running_loop()
+        self.stopped = asyncio.Event()
         server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.started.set()
         await self.stopped.wait()
@@ -226,28 +246,46 @@ class Proxy:
     async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.writers.add(to_client)
-        server, to_server = None, None
-        with suppress(OSError):
+        try:
             server, to_server = await asyncio.open_connection("127.0.0.1", self.target)
-        if server is None or to_server is None:
+        except OSError:
+            self.writers.discard(to_client)
             to_client.close()
             return
         self.writers.add(to_server)
-        answered = [True]
+        answered = True
 
-        async def pump(
-            source: asyncio.StreamReader, sink: asyncio.StreamWriter, asking: bool
+        async def forward_questions() -> None:
+            nonlocal answered
+            while chunk := await client.read(65536):
+                if answered:
+                    self.round_trips += 1
+                answered = False
+                await self._forward(chunk, to_server)
+
+        async def forward_answers() -> None:
+            nonlocal answered
+            while chunk := await server.read(65536):
+                answered = True
+                if not self.answers_lost:
+                    await self._forward(chunk, to_client)
+
+        async def until_closed(
+            forward: Callable[[], Awaitable[None]], sink: asyncio.StreamWriter
         ) -> None:
             with suppress(OSError):
-                while chunk := await source.read(65536):
-                    self.round_trips += asking and answered[0]
-                    answered[0] = not asking
-                    if self.delay:
-                        await asyncio.sleep(self.delay / 2)
-                    if not self.silent and not (self.answers_lost and not asking):
-                        sink.write(chunk)
-                        await sink.drain()
+                await forward()
             sink.close()
 
-        await asyncio.gather(pump(client, to_server, True), pump(server, to_client, False))
+        await asyncio.gather(
+            until_closed(forward_questions, to_server),
+            until_closed(forward_answers, to_client),
+        )
         self.writers -= {to_client, to_server}
+
+    async def _forward(self, chunk: bytes, sink: asyncio.StreamWriter) -> None:
+        if self.delay:
+            await asyncio.sleep(self.delay / 2)
+        if not self.silent:
+            sink.write(chunk)
+            await sink.drain()
