@@ -47,12 +47,15 @@ def read_secret() -> str:
 def read_origin(name: str, address: str) -> str:
     """Return an address's origin as browsers write it (RFC 6454, section 6.2).
 
-    Raise SystemExit with the name of the setting if the address is none.
+    Raise SystemExit with the name of the setting if the address is none, or holds a password.
     """
+    problem = f"{name} must be an address such as https://app.example.com."
     try:
         url = AnyHttpUrl(address.strip().replace("*", " "))  # no wildcards
     except ValueError:
-        raise SystemExit(f"{name} must be an address such as https://app.example.com.") from None
+        raise SystemExit(problem) from None
+    if url.username or url.password:
+        raise SystemExit(problem)
     return "/".join(str(url).split("/")[:3])
 
 
