@@ -95,7 +95,9 @@ def open_database(statements: list[str], trial: dict[str, Any]) -> None:
 
 
 def describe_database() -> str:
-    """Return the database's host and name, for the log."""
+    """Return the database's host and name, or where the embedded one is, for the log."""
+    if os.environ.get("NEON_DATABASE_URL", "").strip() == "embedded":
+        return f"embedded in {ROOT / '.postgres'}"
     return f"{parameters.get('host')}/{parameters.get('dbname')}"
 
 
