@@ -1,124 +1,70 @@
-"""What is configured is what is used; what cannot be right is one line, exit status 1, and no secret in it."""
+"""What is configured is what is used; a mistake is one line that holds no secret."""
 
-import importlib
+import asyncio
+import os
+import re
+import runpy
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+import jwt
 import pytest
 
-from tests.harness import ROOT, SECRET, environment_of_service, free_port
+import backend
+from backend.auth.jwt import read_origin, read_secret
+from backend.db import describe_database, find_database, parse_address
+from tests.harness import FRONTEND, ROOT, SECRET, SETTINGS, environment_of_service, token
 
-PUBLIC = "public-development-secret-for-the-embedded-database-only"
-SOMEWHERE = "postgresql://ada:hunter2@127.0.0.1:1/todo"
-REFUSED = {
-    "no database": ({"NEON_DATABASE_URL": ""}, "NEON_DATABASE_URL"),
-    "unknown parameter": (
-        {"NEON_DATABASE_URL": f"{SOMEWHERE}?pgbouncer=true"},
-        'parameter: "pgbouncer"',
-    ),
-    "raw @ in the password": (
-        {"NEON_DATABASE_URL": "postgresql://ada:x@hunter2@h/todo"},
-        "NEON_DATABASE_URL",
-    ),
-    "database down": ({"NEON_DATABASE_URL": SOMEWHERE}, "Connection refused"),
-    "pool of none": (
-        {"NEON_DATABASE_URL": SOMEWHERE, "DATABASE_POOL_SIZE": "0"},
-        "DATABASE_POOL_SIZE",
-    ),
-    "short secret": ({"BETTER_AUTH_SECRET": "hunter2" * 4}, "BETTER_AUTH_SECRET"),
-    "published secret": (
-        {"NEON_DATABASE_URL": SOMEWHERE, "BETTER_AUTH_SECRET": PUBLIC},
-        "BETTER_AUTH_SECRET",
-    ),
-    "no frontend": ({"BETTER_AUTH_URL": ""}, "BETTER_AUTH_URL"),
-    "any origin": (
-        {"BETTER_AUTH_TRUSTED_ORIGINS": "https://*.example.com"},
-        "BETTER_AUTH_TRUSTED_ORIGINS",
-    ),
-    "keys in a file": ({"BETTER_AUTH_JWKS_URL": "file:///etc/passwd"}, "BETTER_AUTH_JWKS_URL"),
-}
+PASSWORD = "hunter2"
+SOMEWHERE = f"postgresql://ada:{PASSWORD}@127.0.0.1:1/todo"  # where nobody listens
+PUBLISHED = "public-development-secret-for-the-embedded-database-only"
 
 
-@pytest.fixture(scope="module")
-def refusals(database) -> dict[str, subprocess.Popen[str]]:
-    """The service started once with each mistake, all of them side by side."""
-
-    def start(settings: dict[str, str]) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "uvicorn", "backend.main:app", "--port", str(free_port())]
-        environment = environment_of_service(**{"NEON_DATABASE_URL": database.url} | settings)
-        return subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return {name: start(settings) for name, (settings, _) in REFUSED.items()}
+def run_module(file: str) -> dict[str, Any]:
+    """Return what a module of the service defines when it is run anew, with the settings of now."""
+    return runpy.run_path(str(ROOT / "backend" / file))
 
 
-@pytest.mark.parametrize("mistake", REFUSED)
-def test_a_mistake_is_one_line_with_exit_status_1(refusals, mistake):
-    output, error = refusals[mistake].communicate(timeout=30)
-    assert (refusals[mistake].returncode, output) == (1, "")
-    assert error.count("\n") == 1
-    assert REFUSED[mistake][1] in error
-    for secret in ("hunter2", SECRET, PUBLIC):
-        assert secret not in error
-
-
-@pytest.fixture
-def parameters(monkeypatch):
-    """How the service reads its environment, in this process: libpq's parameters for these settings."""
-
-    def read(**settings: str) -> dict[str, str]:
-        for name in ("NEON_DATABASE_URL", "DATABASE_URL", "DATABASE_POOL_SIZE"):
-            monkeypatch.delenv(name, raising=False)
-        for name, value in ({"BETTER_AUTH_SECRET": SECRET} | settings).items():
-            monkeypatch.setenv(name, value)
-        importlib.reload(importlib.import_module("backend"))
-        return dict(importlib.reload(importlib.import_module("backend.db")).parameters)
-
-    return read
+def refusal_of(refusal: pytest.ExceptionInfo[SystemExit]) -> str:
+    """Return with which one line the service refuses to start."""
+    line = str(refusal.value)
+    assert line.count("\n") == 0
+    for secret in (PASSWORD, SECRET, PUBLISHED):
+        assert secret not in line
+    return line
 
 
 @pytest.mark.parametrize(
     "address",
     [
-        "hunter2",
-        "mysql://ada:hunter2@h/todo",
-        "sqlite:///hunter2.db",
-        "postgresql://ada:x/hunter2@h/todo",
-        "postgresql://ada:hunter2'x@h/todo",
-        'postgresql://ada:x"hunter2@h/todo',
-        "postgresql://ada:hunter2 x@h/todo",
-        "postgresql://ada:hunter2%zz@h/todo",
-        "postgresql://ada:hunter2@[::1/todo",
+        "",
+        PASSWORD,
+        f"mysql://ada:{PASSWORD}@h/todo",
+        f"sqlite:///{PASSWORD}.db",
+        f"postgresql://ada:x@{PASSWORD}@h/todo",
+        f"postgresql://ada:x/{PASSWORD}@h/todo",
+        f"postgresql://ada:{PASSWORD}'x@h/todo",
+        f'postgresql://ada:x"{PASSWORD}@h/todo',
+        f"postgresql://ada:{PASSWORD} x@h/todo",
+        f"postgresql://ada:{PASSWORD}%zz@h/todo",
+        f"postgresql://ada:{PASSWORD}@[::1/todo",
     ],
 )
-def test_what_is_no_address_is_refused_without_repeating_it(parameters, address):
+def test_what_is_no_address_is_refused_without_repeating_it(address):
     with pytest.raises(SystemExit) as refusal:
-        parameters(NEON_DATABASE_URL=address)
-    assert str(refusal.value).startswith("NEON_DATABASE_URL: ")
-    assert "hunter2" not in str(refusal.value)
+        parse_address(address)
+    assert refusal_of(refusal).startswith("NEON_DATABASE_URL: must be ")
 
 
-@pytest.mark.parametrize("size", ["-1", "many", "1.5", "\u0663", "10000"])
-def test_a_pool_has_a_whole_number_of_connections(parameters, size):
-    with pytest.raises(SystemExit, match="DATABASE_POOL_SIZE"):
-        parameters(NEON_DATABASE_URL=SOMEWHERE, DATABASE_POOL_SIZE=size)
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["", "*", "localhost:3000", "http://", "http://localhost:port", "ftp://h", "http://*.h"],
-)
-def test_an_origin_is_an_http_address(parameters, address):
-    parameters(NEON_DATABASE_URL=SOMEWHERE)
-    with pytest.raises(SystemExit, match="BETTER_AUTH_URL must be an address"):
-        importlib.import_module("backend.auth.jwt").origin("BETTER_AUTH_URL", address)
+def test_a_parameter_that_libpq_does_not_know_is_named():
+    with pytest.raises(SystemExit) as refusal:
+        parse_address(f"{SOMEWHERE}?pgbouncer=true")
+    assert 'parameter: "pgbouncer"' in refusal_of(refusal)
 
 
 @pytest.mark.parametrize(
@@ -138,9 +84,9 @@ def test_an_origin_is_an_http_address(parameters, address):
     "scheme",
     ["postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg", "postgresql+psycopg2"],
 )
-def test_an_address_is_understood_as_people_paste_it(parameters, spelling, scheme):
-    address = f"{scheme}://ada:p%40ss@ep-x-pooler.eu.example:5433/todo?sslmode=require&channel_binding=prefer"
-    assert parameters(NEON_DATABASE_URL=spelling.format(address)) == {
+def test_an_address_is_understood_as_people_paste_it(spelling, scheme):
+    place = "ada:p%40ss@ep-x-pooler.eu.example:5433/todo?sslmode=require&channel_binding=prefer"
+    assert parse_address(spelling.format(f"{scheme}://{place}")) == {
         "user": "ada",
         "password": "p@ss",
         "host": "ep-x-pooler.eu.example",
@@ -160,37 +106,291 @@ def test_an_address_is_understood_as_people_paste_it(parameters, spelling, schem
         "postgres://[::1]/d",
     ],
 )
-def test_an_address_may_leave_things_out(parameters, address):
-    assert parameters(NEON_DATABASE_URL=address)["dbname"] == "d"
+def test_an_address_may_leave_things_out(address):
+    assert parse_address(address)["dbname"] == "d"
 
 
-def test_the_real_environment_comes_before_files_and_neon_before_database(
-    parameters, tmp_path, monkeypatch
+@pytest.mark.parametrize("address", [SOMEWHERE, f" {SOMEWHERE}\n"])
+def test_the_database_is_that_of_neon_database_url(monkeypatch, address):
+    monkeypatch.setenv("NEON_DATABASE_URL", address)
+    assert find_database() == parse_address(SOMEWHERE)
+
+
+@pytest.mark.parametrize("secret", [PUBLISHED, f"{PUBLISHED}\n", f"my-{PUBLISHED}"])
+def test_the_published_secret_guards_no_database_but_the_embedded_one(monkeypatch, secret):
+    monkeypatch.setenv("NEON_DATABASE_URL", SOMEWHERE)
+    monkeypatch.setenv("BETTER_AUTH_SECRET", secret)
+    with pytest.raises(SystemExit) as refusal:
+        find_database()
+    assert refusal_of(refusal).startswith("BETTER_AUTH_SECRET is the published one")
+
+
+def test_the_published_secret_is_the_one_that_git_has():
+    assert f"\nBETTER_AUTH_SECRET={PUBLISHED}\n" in (ROOT / ".env").read_text()
+
+
+@pytest.mark.parametrize(
+    ("real", "local", "database"),
+    [
+        ({}, "", "file"),
+        ({}, "DATABASE_URL=local", "local"),
+        ({}, "NEON_DATABASE_URL=local", "local"),
+        ({}, "DATABASE_URL=other\nNEON_DATABASE_URL=local", "local"),
+        ({"DATABASE_URL": "real"}, "", "real"),
+        ({"DATABASE_URL": "real"}, "NEON_DATABASE_URL=local", "real"),
+        ({"NEON_DATABASE_URL": "real"}, "NEON_DATABASE_URL=local", "real"),
+        ({"NEON_DATABASE_URL": "real"}, "DATABASE_URL=local", "real"),
+        ({"NEON_DATABASE_URL": "real", "DATABASE_URL": "other"}, "", "real"),
+    ],
+)
+def test_the_environment_comes_before_files_and_neon_before_database(
+    tmp_path, monkeypatch, real, local, database
 ):
-    def host(local: str = "", **settings: str) -> str:
-        """Load the settings, and files beside a copy of the package; return the host of the database."""
-        monkeypatch.setattr("dotenv.main.find_dotenv", lambda: "")
-        import dotenv
+    (tmp_path / ".env").write_text("NEON_DATABASE_URL=file\n")
+    (tmp_path / ".env.local").write_text(local)
+    monkeypatch.setattr(backend, "ROOT", tmp_path)
+    for name in ("NEON_DATABASE_URL", "DATABASE_URL"):
+        monkeypatch.delenv(name)
+    for name, value in real.items():
+        monkeypatch.setenv(name, value)
+    backend.load_settings()
+    assert os.environ["NEON_DATABASE_URL"] == database
 
-        real = dotenv.load_dotenv
 
-        def load(path: Path) -> bool:
-            (tmp_path / ".env").write_text("NEON_DATABASE_URL=postgresql://file/d\n")
-            (tmp_path / ".env.local").write_text(local)
-            return real(tmp_path / path.name)
+def test_a_developers_env_local_sets_nothing_for_the_tests(tmp_path, monkeypatch):
+    (tmp_path / ".env.local").write_text("\n".join(f"{name}=hostile" for name in SETTINGS))
+    monkeypatch.setattr(backend, "ROOT", tmp_path)
+    before = dict(os.environ)
+    backend.load_settings()
+    assert dict(os.environ) == before
 
-        monkeypatch.setattr(dotenv, "load_dotenv", load)
-        found = parameters(**settings)["host"]
-        monkeypatch.setattr(dotenv, "load_dotenv", real)
-        return found
 
-    assert host() == "file"
-    assert host(DATABASE_URL="postgresql://real/d") == "real"
-    assert (
-        host(NEON_DATABASE_URL="postgresql://neon/d", DATABASE_URL="postgresql://real/d") == "neon"
+def test_the_tests_know_every_setting_of_the_service():
+    files = (ROOT / "backend").rglob("*.py")
+    source = "".join(file.read_text() for file in files)
+    in_capitals_and_quotes = re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', source)
+    assert sorted(set(in_capitals_and_quotes)) == sorted(SETTINGS)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", "\u0663", "10001", "1e3", " 5", "+5"])
+def test_a_number_that_cannot_be_is_refused(monkeypatch, text):
+    monkeypatch.setenv("SIZE", text)
+    with pytest.raises(SystemExit) as refusal:
+        backend.read_number("SIZE", default=20, most=10000)
+    assert refusal_of(refusal) == "SIZE must be a whole number from 1 to 10000."
+
+
+@pytest.mark.parametrize(("text", "number"), [("1", 1), ("10000", 10000), ("", 20)])
+def test_a_number_that_can_be_is_read(monkeypatch, text, number):
+    monkeypatch.setenv("SIZE", text)
+    assert backend.read_number("SIZE", default=20, most=10000) == number
+
+
+@pytest.mark.parametrize(
+    ("secret", "problem"),
+    [
+        ("", "at least 32 bytes"),
+        (PASSWORD * 4, "at least 32 bytes"),
+        ("x" * 31, "at least 32 bytes"),
+        ("x" * 31 + "\n", "at least 32 bytes"),
+        ("\u00fc" * 15 + "x", "at least 32 bytes"),
+        (f"-----BEGIN PUBLIC KEY-----\n{PASSWORD}\n-----END PUBLIC KEY-----", "public key"),
+        (f"-----BEGIN CERTIFICATE-----\n{PASSWORD}\n-----END CERTIFICATE-----\n", "public key"),
+        (f"ssh-rsa {PASSWORD * 5}", "public key"),
+    ],
+)
+def test_a_secret_with_which_hs256_is_not_safe_is_refused(monkeypatch, secret, problem):
+    monkeypatch.setenv("BETTER_AUTH_SECRET", secret)
+    with pytest.raises(SystemExit) as refusal:
+        read_secret()
+    assert refusal_of(refusal).startswith("BETTER_AUTH_SECRET must ")
+    assert problem in str(refusal.value)
+
+
+@pytest.mark.parametrize("secret", ["x" * 32, "\u00fc" * 16, " " + "x" * 30 + " "])
+@pytest.mark.parametrize("line_break", ["", "\n", "\r\n"])
+def test_a_secret_of_32_bytes_is_kept_without_the_line_break_at_its_end(
+    monkeypatch, secret, line_break
+):
+    monkeypatch.setenv("BETTER_AUTH_SECRET", secret + line_break)
+    assert read_secret() == secret
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "*",
+        "localhost:3000",
+        "http://",
+        "http://localhost:port",
+        "ftp://h",
+        "http://*.h",
+        f"https://ada:{PASSWORD}@h",
+        f"https://{PASSWORD}@h",
+    ],
+)
+def test_an_origin_is_an_http_address(address):
+    with pytest.raises(SystemExit) as refusal:
+        read_origin("BETTER_AUTH_URL", address)
+    assert refusal_of(refusal).startswith("BETTER_AUTH_URL must be an address")
+
+
+@pytest.mark.parametrize(
+    ("address", "origin"),
+    [
+        ("https://app.example.com", "https://app.example.com"),
+        (" HTTPS://App.Example.com:443/auth/?x=y#z\n", "https://app.example.com"),
+        ("http://localhost:3000/", "http://localhost:3000"),
+        ("http://localhost:80", "http://localhost"),
+        ("https://localhost:80", "https://localhost:80"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+    ],
+)
+def test_an_origin_is_written_as_browsers_write_it(address, origin):
+    assert read_origin("BETTER_AUTH_URL", address) == origin
+
+
+@pytest.mark.parametrize(
+    ("file", "setting", "mistake"),
+    [
+        ("auth/jwt.py", "BETTER_AUTH_SECRET", PASSWORD * 4),
+        ("auth/jwt.py", "BETTER_AUTH_URL", ""),
+        ("auth/jwt.py", "BETTER_AUTH_JWKS_URL", f"file:///{PASSWORD}"),
+        ("auth/jwt.py", "BETTER_AUTH_JWKS_URL", f"https://ada:{PASSWORD}@h/jwks"),
+        ("db.py", "DATABASE_POOL_SIZE", "0"),
+        ("db.py", "DATABASE_POOL_SIZE", "10000"),
+        ("routes/tasks.py", "MAX_TASKS_PER_USER", "0"),
+        ("routes/tasks.py", "MAX_TASKS_PER_USER", "1000001"),
+        ("main.py", "BETTER_AUTH_TRUSTED_ORIGINS", f"{FRONTEND},https://*.{PASSWORD}.example"),
+    ],
+)
+def test_a_module_refuses_a_mistake_in_its_setting(monkeypatch, file, setting, mistake):
+    monkeypatch.setenv(setting, mistake)
+    with pytest.raises(SystemExit) as refusal:
+        run_module(file)
+    assert refusal_of(refusal).startswith(f"{setting} must ")
+
+
+@pytest.mark.parametrize(
+    ("file", "setting", "name", "default"),
+    [
+        ("db.py", "DATABASE_POOL_SIZE", "POOL_SIZE", 20),
+        ("routes/tasks.py", "MAX_TASKS_PER_USER", "MAX_TASKS", 10_000),
+    ],
+)
+def test_a_number_is_that_of_its_setting(monkeypatch, file, setting, name, default):
+    assert run_module(file)[name] == default
+    monkeypatch.setenv(setting, "7")
+    assert run_module(file)[name] == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "issuer", "audience"),
+    [
+        ({}, FRONTEND, FRONTEND),
+        ({"BETTER_AUTH_ISSUER": "me"}, "me", FRONTEND),
+        ({"BETTER_AUTH_AUDIENCE": "you"}, FRONTEND, "you"),
+        ({"BETTER_AUTH_ISSUER": "me", "BETTER_AUTH_AUDIENCE": "you"}, "me", "you"),
+    ],
+)
+def test_issuer_and_audience_each_follow_their_setting(monkeypatch, settings, issuer, audience):
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    verify = run_module("auth/jwt.py")["verify"]
+    genuine = token(iss=issuer, aud=audience)
+    assert asyncio.run(verify(genuine)).id == "ada"
+    with pytest.raises(jwt.InvalidIssuerError):
+        asyncio.run(verify(token(iss="else", aud=audience)))
+    with pytest.raises(jwt.InvalidAudienceError):
+        asyncio.run(verify(token(iss=issuer, aud="else")))
+
+
+@contextmanager
+def started(*command: str, **settings: str) -> Iterator["subprocess.Popen[str]"]:
+    """Start a Python program of the service; it is gone at the end of `with`."""
+    with subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment_of_service(**settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+CHECK = ("-m", "backend.main")
+SERVE = ("-m", "uvicorn", "backend.main:app", "--port", "0")
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "line"),
+    [
+        (
+            SERVE,
+            {"NEON_DATABASE_URL": SOMEWHERE},
+            'The database cannot be used: connection to server at "127.0.0.1", port 1 failed: '
+            "Connection refused\n",
+        ),
+        (
+            CHECK,
+            {"BETTER_AUTH_SECRET": PASSWORD},
+            "BETTER_AUTH_SECRET must have at least 32 bytes (RFC 7518, section 3.2).\n",
+        ),
+    ],
+    ids=["served with the database down", "checked with a short secret"],
+)
+def test_a_start_that_fails_is_one_line_with_exit_status_1(command, settings, line):
+    with started(*command, **settings) as process:
+        output, error = process.communicate(timeout=30)
+    assert (process.returncode, output) == (1, "")
+    assert error.endswith(line)
+    assert error.count("\n") == 1
+
+
+def test_a_start_says_in_one_line_what_is_in_use(database):
+    url = database.create_database()
+    settings = {
+        "NEON_DATABASE_URL": url.replace("postgres@", f"postgres:{PASSWORD}@"),
+        "BETTER_AUTH_ISSUER": "me",
+        "BETTER_AUTH_JWKS_URL": "http://keys.example/jwks",
+        "BETTER_AUTH_TRUSTED_ORIGINS": "https://App.example.com/, http://[::1]:8080,,",
+    }
+    with started(*CHECK, **settings) as process:
+        output, error = process.communicate(timeout=30)
+    assert (process.returncode, output, error.count("\n")) == (0, "", 1)
+    assert error.partition(" INFO ")[2] == (
+        f"database 127.0.0.1/{url.rpartition('/')[2]}, "
+        "issuer me, "
+        "keys http://keys.example/jwks, "
+        "origins http://localhost:3000 https://app.example.com http://[::1]:8080\n"
     )
-    assert host("DATABASE_URL=postgresql://local/d") == "local"
-    assert host("NEON_DATABASE_URL=postgresql://local/d") == "local"
-    assert (
-        host("NEON_DATABASE_URL=postgresql://local/d", DATABASE_URL="postgresql://real/d") == "real"
-    )
+    assert database.execute("SELECT count(*) FROM tasks", url=url) == [(0,)]
+
+
+def test_the_embedded_database_is_called_so_with_its_folder(monkeypatch):
+    monkeypatch.setenv("NEON_DATABASE_URL", "embedded")
+    assert describe_database() == f"embedded in {Path(ROOT, '.postgres')}"
+
+
+def test_importing_a_module_touches_no_database_and_no_network():
+    modules = ("backend.models", "backend.routes.tasks", "backend.auth.jwt")
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as stack:
+        port = listener.getsockname()[1]
+        settings = {
+            "NEON_DATABASE_URL": f"postgresql://127.0.0.1:{port}/todo",
+            "BETTER_AUTH_URL": f"http://127.0.0.1:{port}",
+        }
+        processes = [
+            stack.enter_context(started("-c", f"import {module}", **settings)) for module in modules
+        ]
+        for process in processes:
+            assert process.communicate(timeout=30) == ("", "")
+            assert process.returncode == 0
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
