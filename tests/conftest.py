@@ -51,6 +51,12 @@ def api(database: harness.Postgres) -> Iterator[harness.Service]:
         yield service
 
 
+@pytest.fixture(scope="session")
+def database_url(api: harness.Service) -> str:
+    """The address of the service's database, as libpq understands it."""
+    return f"postgresql://{api.database.partition('://')[2]}"
+
+
 @pytest.fixture
 def user() -> str:
     return uuid.uuid4().hex

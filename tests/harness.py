@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SECRET = "a secret of the tests, of more than 32 bytes"
 FRONTEND = "http://localhost:3000"
 TRUSTED = "https://App.example.com/, http://[::1]:8080,,"
+MAX_TASK_ID = 2**53 - 1  # what JavaScript counts exactly
 # Every setting of the service. An empty one counts as unset, and .env.local does not set it.
 SETTINGS = (
     "BETTER_AUTH_AUDIENCE",

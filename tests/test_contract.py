@@ -1,10 +1,21 @@
-"""The six routes and /health, as the frontend knows them."""
+"""The six routes, /health and the bare address, as the frontend knows them."""
 
+import json
 import re
 
 import pytest
 
 KEYS = ["id", "user_id", "title", "description", "completed", "created_at", "updated_at"]
+
+
+def create(api, user, *titles):
+    """Create a task for each title; return them in that order."""
+    return [api.request("POST", "", user, json={"title": title}).json() for title in titles]
+
+
+def titles_of(answer):
+    assert answer.status_code == 200
+    return [task["title"] for task in answer.json()]
 
 
 def test_a_new_user_has_no_tasks(api, user):
@@ -13,43 +24,117 @@ def test_a_new_user_has_no_tasks(api, user):
 
 
 def test_a_created_task_is_answered_whole(api, user):
-    answer = api.request(
-        "POST", "", user, json={"title": "  Buy milk\n", "description": "2 litres"}
-    )
+    sent = {"title": "  Buy milk\n", "description": "2 litres"}
+    answer = api.request("POST", "", user, json=sent)
     task = answer.json()
     assert answer.status_code == 201
     assert list(task) == KEYS
     assert type(task["id"]) is int
-    assert (task["user_id"], task["title"], task["description"], task["completed"]) == (
-        user,
-        "Buy milk",
-        "2 litres",
-        False,
-    )
+    assert task["user_id"] == user
+    assert task["title"] == "Buy milk"
+    assert task["description"] == "2 litres"
+    assert task["completed"] is False
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", task["created_at"])
     assert task["updated_at"] == task["created_at"]
 
 
-@pytest.mark.parametrize("description", [None, ""])
-def test_an_absent_description_is_null(api, user, description):
-    assert api.request("POST", "", user, json={"title": "x"}).json()["description"] is None
-    assert (
-        api.request("POST", "", user, json={"title": "x", "description": description}).json()[
-            "description"
-        ]
-        is None
-    )
+@pytest.mark.parametrize("sent", [{}, {"description": None}, {"description": ""}])
+def test_an_absent_description_is_null(api, user, sent):
+    answer = api.request("POST", "", user, json={"title": "x"} | sent)
+    assert answer.json()["description"] is None
 
 
-def test_tasks_are_listed_oldest_first_whatever_has_changed_since(api, user):
-    ids = [api.request("POST", "", user, json={"title": title}).json()["id"] for title in "cab"]
-    api.request("PUT", f"/{ids[0]}", user, json={"title": "z"})
-    assert [task["id"] for task in api.request("GET", "", user).json()] == ids
+def test_tasks_are_listed_newest_first_whatever_has_changed_since(api, user):
+    tasks = create(api, user, *"dbeac")
+    api.request("PUT", f"/{tasks[0]['id']}", user, json={"title": "z"})
+    api.request("PATCH", f"/{tasks[2]['id']}/complete", user)
+    api.request("DELETE", f"/{tasks[3]['id']}", user)
+    api.request("PUT", f"/{tasks[1]['id']}", user, json={"description": "x" * 1000})
+    assert titles_of(api.request("GET", "", user)) == ["c", "e", "b", "z"]
+
+
+@pytest.mark.parametrize("parameters", ["?sort=title", "?sort=title&status=all"])
+def test_sorted_by_title_is_a_to_z_without_regard_to_case_then_newest_first(api, user, parameters):
+    create(api, user, "b", "A", "c", "a", "B", "C", "a")
+    assert titles_of(api.request("GET", parameters, user)) == list("aaABbCc")
+    ids = [task["id"] for task in api.request("GET", parameters, user).json()]
+    assert ids[0] > ids[1] > ids[2]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "titles"),
+    [
+        ("", "dcBa"),
+        ("?", "dcBa"),
+        ("?status=all", "dcBa"),
+        ("?status=pending", "dB"),
+        ("?status=completed", "ca"),
+        ("?sort=created", "dcBa"),
+        ("?sort=title", "aBcd"),
+        ("?status=pending&sort=created", "dB"),
+        ("?status=pending&sort=title", "Bd"),
+        ("?sort=title&status=completed", "ac"),
+        ("?status=completed&status=pending", "dB"),
+        ("?sort=title&sort=created", "dcBa"),
+        ("?STATUS=pending&completed=true&page=2&limit=1&search=x&order=asc", "dcBa"),
+    ],
+)
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_list_is_filtered_and_sorted_as_asked(api, user, slash, parameters, titles):
+    tasks = create(api, user, *"aBcd")
+    for task in (tasks[0], tasks[2]):
+        api.request("PATCH", f"/{task['id']}/complete", user)
+    assert titles_of(api.request("GET", f"{slash}{parameters}", user)) == list(titles)
+
+
+def test_a_filter_that_fits_no_task_lists_none(api, user):
+    create(api, user, "x")
+    assert api.request("GET", "?status=completed", user).json() == []
 
 
 def test_a_task_is_read_as_it_was_created(api, user, task):
     answer = api.request("GET", f"/{task['id']}", user)
     assert (answer.status_code, answer.json()) == (200, task)
+
+
+def without_spaces_between(text):
+    """Return a list's JSON text with nothing between its parts, as single reads are written."""
+    return json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "plain",
+        "\"quoted\" 'twice'",
+        r"back\slash \n \u0000",
+        '+00:00"',
+        '"created_at":"2026-01-01T00:00:00+00:00"',
+        "tab\tbreak\nreturn\rbell\x07escape\x1bdelete\x7f",
+        "\U0001f600 \U0001f468\u200d\U0001f469",
+        "\u2028 \u2029 \u202e \ufeff \uffff",
+        "</script>&amp;",
+    ],
+)
+def test_a_list_holds_what_single_reads_answer(api, user, title):
+    for number in range(2):
+        api.request("POST", "", user, json={"title": f"{number} {title}", "description": title})
+    listed = api.request("GET", "", user)
+    assert listed.headers["Content-Type"] == "application/json"
+    reads = [api.request("GET", f"/{task['id']}", user) for task in listed.json()]
+    assert [read.headers["Content-Type"] for read in reads] == ["application/json"] * 2
+    assert [read.json()["title"] for read in reads] == [f"1 {title}", f"0 {title}"]
+    assert without_spaces_between(listed.text) == f"[{','.join(read.text for read in reads)}]"
+
+
+@pytest.mark.parametrize("second", ["01", "01.5", "01.000001", "01.123456"])
+def test_a_list_writes_times_as_single_reads_do(api, database, database_url, user, task, second):
+    change = "UPDATE tasks SET created_at = %s, updated_at = %s WHERE id = %s"
+    time = f"2026-01-02T03:04:{second}Z"
+    database.execute(change, time, time, task["id"], url=database_url)
+    listed = api.request("GET", "", user).json()
+    assert listed == [api.request("GET", f"/{task['id']}", user).json()]
+    assert re.fullmatch(rf"2026-01-02T03:04:{second}0*Z", listed[0]["created_at"])
 
 
 @pytest.mark.parametrize(
@@ -60,6 +145,7 @@ def test_a_task_is_read_as_it_was_created(api, user, task):
         ({"description": None}, {"description": None}),
         ({"description": ""}, {"description": None}),
         ({"completed": True}, {"completed": True}),
+        ({"completed": False}, {"completed": False}),
         (
             {"title": "a", "description": "b", "completed": True},
             {"title": "a", "description": "b", "completed": True},
@@ -67,11 +153,15 @@ def test_a_task_is_read_as_it_was_created(api, user, task):
         ({}, {}),
     ],
 )
-def test_put_changes_only_the_fields_that_were_sent(api, user, task, sent, changed):
+@pytest.mark.parametrize("completed", [False, True])
+def test_put_changes_only_the_fields_that_were_sent(api, user, task, completed, sent, changed):
+    before = api.request(
+        "PATCH", f"/{task['id']}/complete", user, json={"completed": completed}
+    ).json()
     answer = api.request("PUT", f"/{task['id']}", user, json=sent)
     assert answer.status_code == 200
-    assert answer.json() == task | changed | {"updated_at": answer.json()["updated_at"]}
-    assert answer.json()["updated_at"] > task["updated_at"]
+    assert answer.json() == before | changed | {"updated_at": answer.json()["updated_at"]}
+    assert answer.json()["updated_at"] > before["updated_at"]
     assert api.request("GET", f"/{task['id']}", user).json() == answer.json()
 
 
@@ -94,12 +184,39 @@ def test_patch_with_completed_sets_it_however_often(api, user, task, completed):
         assert (answer.status_code, answer.json()["completed"]) == (200, completed)
 
 
+def test_patch_moves_updated_at_and_changes_nothing_else(api, user, task):
+    for completed in (True, False):
+        toggled = api.request("PATCH", f"/{task['id']}/complete", user).json()
+        assert toggled["updated_at"] > task["updated_at"]
+        moved = {"completed": completed, "updated_at": toggled["updated_at"]}
+        assert toggled == task | moved
+        task = toggled
+
+
 def test_a_deleted_task_is_gone(api, user, task):
     answer = api.request("DELETE", f"/{task['id']}", user)
     assert (answer.status_code, answer.content) == (204, b"")
     assert api.request("GET", f"/{task['id']}", user).status_code == 404
     assert api.request("DELETE", f"/{task['id']}", user).status_code == 404
     assert api.request("GET", "", user).json() == []
+
+
+def test_a_user_who_has_as_many_tasks_as_one_may_have_makes_room_by_deleting_one(
+    api, database, database_url, user, other, task
+):
+    fill = "INSERT INTO tasks (user_id, title) SELECT %s, 'x' FROM generate_series(1, 9998)"
+    database.execute(fill, user, url=database_url)
+    assert api.request("POST", "", user, json={"title": "The last"}).status_code == 201
+    for _ in range(2):
+        refused = api.request("POST", "", user, json={"title": "One too many"})
+        assert refused.status_code == 409
+        sentence = "You have 10000 tasks already, which is the most."
+        assert refused.json() == {"detail": sentence}
+    assert len(api.request("GET", "", user).json()) == 10_000
+    assert api.request("POST", "", other, json={"title": "Another's"}).status_code == 201
+    api.request("DELETE", f"/{task['id']}", user)
+    assert api.request("POST", "", user, json={"title": "In its place"}).status_code == 201
+    assert api.request("POST", "", user, json={"title": "One too many"}).status_code == 409
 
 
 def test_a_trailing_slash_makes_no_difference_and_no_redirect(api, user):
@@ -118,10 +235,11 @@ def test_fields_and_parameters_that_are_not_the_services_are_ignored(api, user, 
         "created_at": "never",
         "dueDate": None,
     }
-    created = api.request(
-        "POST", "?sort=title", user, json={"title": "x", "completed": "no", **extra}
-    ).json()
-    assert (list(created), created["user_id"], created["completed"]) == (KEYS, user, False)
+    sent = {"title": "x", "completed": "no"} | extra
+    created = api.request("POST", "?sort=title&status=none", user, json=sent).json()
+    assert list(created) == KEYS
+    assert created["user_id"] == user
+    assert created["completed"] is False
     echoed = api.request("PUT", f"/{task['id']}?x=y", user, json=task | extra).json()
     assert echoed == task | {"updated_at": echoed["updated_at"]}
 
@@ -129,3 +247,17 @@ def test_fields_and_parameters_that_are_not_the_services_are_ignored(api, user, 
 def test_health_needs_no_token(api):
     answer = api.client.get("/health")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+def test_the_bare_address_leads_to_the_docs_wherever_the_service_is(api):
+    answer = api.client.get("/", headers={"Host": "evil.example"})
+    assert (answer.status_code, answer.headers["Location"]) == (307, "/docs")
+
+
+@pytest.mark.parametrize("path", ["/health", "/"])
+def test_head_is_answered_like_get_without_a_body(api, path):
+    head = api.client.head(path)
+    get = api.client.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    for name in ("Content-Type", "Content-Length", "Location"):
+        assert head.headers.get(name) == get.headers.get(name)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.harness import token
+from tests.harness import MAX_TASK_ID, token
 
 ROUTES = [
     ("GET", "", None),
@@ -22,7 +22,7 @@ def test_another_users_path_is_403_whether_or_not_user_and_task_exist(
     headers = {"Authorization": f"Bearer {token(other)}"}
     answers = [
         api.request(method, path.format(id=task_id), owner, headers=headers, json=body)
-        for owner, task_id in ((user, task["id"]), (user, 2**31 - 1), ("nobody", task["id"]))
+        for owner, task_id in ((user, task["id"]), (user, MAX_TASK_ID), ("nobody", task["id"]))
     ]
     assert {answer.status_code for answer in answers} == {403}
     assert len({answer.content for answer in answers}) == 1
@@ -34,7 +34,7 @@ def test_another_users_task_is_404_like_one_that_does_not_exist(
     api, user, other, task, method, path, body
 ):
     foreign = api.request(method, path.format(id=task["id"]), other, json=body)
-    missing = api.request(method, path.format(id=2**31 - 1), other, json=body)
+    missing = api.request(method, path.format(id=MAX_TASK_ID), other, json=body)
     assert (foreign.status_code, foreign.content) == (404, missing.content)
     assert missing.status_code == 404
     assert api.request("GET", f"/{task['id']}", user).json() == task
