@@ -2,16 +2,25 @@
 
 import pytest
 
-from tests.harness import FRONTEND, token
+from tests.harness import FRONTEND, MAX_TASK_ID, token
 from tests.test_isolation import ROUTES
 
 ORIGIN = {"Origin": FRONTEND}
 EXPIRED = {"Authorization": f"Bearer {token(seconds=-60)}"}
+TASKS = "/api/ada/tasks"
 
 
 @pytest.mark.parametrize("content", [b"{", b"[" * 60000, b"\xff", b'{"title": 5}', b""])
 @pytest.mark.parametrize(
-    ("method", "path"), [("POST", ""), ("PUT", "/abc"), ("PATCH", "/abc/complete")]
+    ("method", "path"),
+    [
+        ("POST", ""),
+        ("POST", "/"),
+        ("PUT", "/abc"),
+        ("PATCH", "/abc/complete"),
+        ("GET", "?status=x"),
+        ("GET", "/?sort=x"),
+    ],
 )
 def test_401_comes_before_403_before_400(api, method, path, content):
     json = {"Content-Type": "application/json"}
@@ -27,36 +36,83 @@ def test_401_comes_before_403_before_400(api, method, path, content):
 
 
 def test_400_comes_before_404(api, user):
-    assert api.request("PUT", f"/{2**31 - 1}", user, json={"title": ""}).status_code == 400
-    assert api.request("PUT", f"/{2**31 - 1}", user, json={"title": "x"}).status_code == 404
+    assert api.request("PUT", f"/{MAX_TASK_ID}", user, json={"title": ""}).status_code == 400
+    assert api.request("PUT", f"/{MAX_TASK_ID}", user, json={"title": "x"}).status_code == 404
 
 
-def test_every_error_is_one_sentence_that_a_browser_may_read(api, user, other, task):
-    answers = {
-        400: api.request("POST", "", user, headers=ORIGIN, json={}),
-        401: api.client.get(f"/api/{user}/tasks", headers=ORIGIN),
-        403: api.request(
-            "GET", "", other, headers=ORIGIN | {"Authorization": f"Bearer {token(user)}"}
-        ),
-        404: api.request("GET", f"/{2**31 - 1}", user, headers=ORIGIN),
-        405: api.request("POST", f"/{task['id']}", user, headers=ORIGIN),
-        413: api.request("POST", "", user, headers=ORIGIN, content=b"x" * 100_000),
-    }
-    for status, answer in answers.items():
-        assert answer.status_code == status
-        assert list(answer.json()) == ["detail"]
-        assert type(answer.json()["detail"]) is str
-        assert answer.headers["Access-Control-Allow-Origin"] == FRONTEND
-        assert answer.headers["Access-Control-Allow-Credentials"] == "true"
+def assert_is_a_sentence_for_the_browser(answer):
+    assert list(answer.json()) == ["detail"]
+    sentence = answer.json()["detail"]
+    assert " " in sentence
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.headers["Access-Control-Allow-Origin"] == FRONTEND
+    assert answer.headers["Access-Control-Allow-Credentials"] == "true"
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/ada", "/api/ada/tasks/1/complete/", "/api/ada/tasks/1/2", "//"]
+    ("status", "method", "path", "sent"),
+    [
+        (400, "POST", "", {"json": {}}),
+        (400, "POST", "", {"json": {"title": "x", "description": 5}}),
+        (400, "POST", "", {"content": b"{"}),
+        (400, "GET", "?status=x", {}),
+        (400, "GET", "?sort=x", {}),
+        (400, "GET", "/abc", {}),
+        (401, "GET", "", {"headers": {"Authorization": ""}}),
+        (401, "GET", "", {"headers": {"Authorization": "Bearer x"}}),
+        (401, "GET", "", {"headers": {"Authorization": "Bearer x.y.z"}}),
+        (401, "GET", "", {"headers": EXPIRED}),
+        (403, "GET", "", {"headers": {"Authorization": f"Bearer {token('eve')}"}}),
+        (404, "GET", f"/{MAX_TASK_ID}", {}),
+        (404, "GET", "/1/2/3", {}),
+        (405, "POST", "/1", {}),
+        (413, "POST", "", {"content": b"x" * 100_000}),
+    ],
 )
-def test_what_is_nowhere_is_404_without_a_redirect(api, path):
-    answer = api.client.get(path, headers={"Host": "evil.example"} | ORIGIN)
-    assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"})
+def test_every_error_is_one_sentence_that_a_browser_may_read(api, status, method, path, sent):
+    headers = ORIGIN | sent.get("headers", {})
+    answer = api.request(method, path, **sent | {"headers": headers})
+    assert answer.status_code == status
+    assert_is_a_sentence_for_the_browser(answer)
+
+
+@pytest.mark.parametrize(
+    "path", ["/api", "/api/ada", f"{TASKS}/1/complete/", f"{TASKS}/1/2", "//", "/health/"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_what_is_nowhere_is_404_without_a_redirect(api, method, path):
+    headers = {"Host": "evil.example"} | ORIGIN
+    answer = api.client.request(method, f"{api.url}{path}", headers=headers)
+    assert answer.status_code == 404
+    assert answer.json() == {"detail": "There is nothing at this address."}
+    assert_is_a_sentence_for_the_browser(answer)
     assert "evil" not in str(answer.headers)
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        (TASKS, ["GET", "POST"]),
+        (f"{TASKS}/", ["GET", "POST"]),
+        (f"{TASKS}/1", ["DELETE", "GET", "PUT"]),
+        (f"{TASKS}/1/complete", ["PATCH"]),
+        ("/health", ["GET", "HEAD"]),
+        ("/", ["GET", "HEAD"]),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+def test_405_names_every_method_of_the_address(api, method, path, allowed):
+    answer = api.client.request(method, path, headers=ORIGIN)
+    if method in allowed:
+        assert answer.status_code != 405
+        return
+    assert answer.status_code == 405
+    assert sorted(answer.headers["Allow"].split(", ")) == allowed
+    if method != "HEAD":
+        assert answer.json() == {"detail": "This address does not take this method."}
+        assert_is_a_sentence_for_the_browser(answer)
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES)
@@ -71,14 +127,17 @@ def test_the_frontend_may_send_every_request_with_credentials(api, user, task, m
     assert preflight.headers["Access-Control-Allow-Origin"] == FRONTEND
     assert preflight.headers["Access-Control-Allow-Credentials"] == "true"
     assert method in preflight.headers["Access-Control-Allow-Methods"]
-    assert (
-        api.client.options(path, headers=asked | {"Origin": "http://evil.example"}).status_code
-        == 400
-    )
+    evil = asked | {"Origin": "http://evil.example"}
+    assert api.client.options(path, headers=evil).status_code == 400
     headers = ORIGIN | {"Authorization": f"Bearer {token(user)}"}
     answer = api.client.request(method, path, headers=headers, json=body)
     assert answer.is_success
     assert answer.headers["Access-Control-Allow-Origin"] == FRONTEND
+
+
+def test_a_page_may_read_when_to_try_again(api):
+    answer = api.client.get("/health", headers=ORIGIN)
+    assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After"
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,35 @@
 """The OpenAPI document says what the service does, and no more."""
 
+import tomllib
+from typing import NamedTuple
+
 import pytest
 
-COLLECTION, TASK = "/api/{user_id}/tasks", "/api/{user_id}/tasks/{task_id}"
-STATUSES = {
-    (COLLECTION, "get"): "200 401 403 503",
-    (COLLECTION, "post"): "201 400 401 403 413 503",
-    (TASK, "get"): "200 400 401 403 404 503",
-    (TASK, "put"): "200 400 401 403 404 413 503",
-    (TASK, "delete"): "204 400 401 403 404 503",
-    (f"{TASK}/complete", "patch"): "200 400 401 403 404 413 503",
-    ("/health", "get"): "200",
-}
+from tests.harness import ROOT
+
+COLLECTION = "/api/{user_id}/tasks"
+TASK = "/api/{user_id}/tasks/{task_id}"
+COMPLETE = "/api/{user_id}/tasks/{task_id}/complete"
+
+
+class Route(NamedTuple):
+    """Where and how a route is called, its statuses, and its name in generated clients."""
+
+    path: str
+    method: str
+    statuses: str
+    name: str
+
+
+ROUTES = [
+    Route(COLLECTION, "get", "200 400 401 403 503", "list_tasks"),
+    Route(COLLECTION, "post", "201 400 401 403 409 413 503", "create_task"),
+    Route(TASK, "get", "200 400 401 403 404 503", "read_task"),
+    Route(TASK, "put", "200 400 401 403 404 413 503", "update_task"),
+    Route(TASK, "delete", "204 400 401 403 404 503", "delete_task"),
+    Route(COMPLETE, "patch", "200 400 401 403 404 413 503", "toggle_task"),
+    Route("/health", "get", "200", "health"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -19,42 +37,170 @@ def document(api):
     return api.client.get("/openapi.json").json()
 
 
-def test_it_lists_the_routes_and_exactly_their_statuses(document):
-    assert {
-        (path, method): " ".join(sorted(operation["responses"]))
-        for path, operations in document["paths"].items()
-        for method, operation in operations.items()
-    } == STATUSES
+@pytest.fixture(params=ROUTES, ids=[route.name for route in ROUTES])
+def route(request):
+    return request.param
 
 
-def test_every_answer_has_its_schema_and_every_schema_an_example(document):
-    schemas = document["components"]["schemas"]
-    for path, operations in document["paths"].items():
-        for operation in operations.values():
-            for status, answer in operation["responses"].items():
-                if status == "204":
-                    assert "content" not in answer
-                elif path != "/health":
-                    schema = answer["content"]["application/json"]["schema"]
-                    name = (schema.get("items") or schema)["$ref"].rpartition("/")[2]
-                    assert name == ("TaskPublic" if status < "300" else "Problem")
-    for name in ("TaskPublic", "TaskCreate", "TaskUpdate", "TaskCompletion", "Problem"):
-        for field in schemas[name]["properties"].values():
-            assert (
-                "examples" in str(field)
-                or field.get("format") == "date-time"
-                or field["type"] == "boolean"
-            ), name
-    assert "ValidationError" not in str(schemas)
+@pytest.fixture
+def operation(document, route):
+    return document["paths"][route.path][route.method]
+
+
+@pytest.fixture(scope="module")
+def schemas(document):
+    return document["components"]["schemas"]
+
+
+def reference(name):
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def schema_of(answer):
+    """Return the schema of an answer without the schema's own title, or None for no body."""
+    if "content" not in answer:
+        return None
+    schema = answer["content"]["application/json"]["schema"]
+    return {name: value for name, value in schema.items() if name != "title"}
+
+
+def test_it_lists_the_routes_and_no_others(document):
+    listed = {(path, method) for path, methods in document["paths"].items() for method in methods}
+    assert listed == {(route.path, route.method) for route in ROUTES}
+
+
+def test_it_describes_the_api_and_its_version(document):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert document["info"]["version"] == project["version"]
+    assert document["info"]["title"] == "Todo"
+    for word in ("Bearer", "Better Auth", "python -m backend.auth.jwt ada", "detail"):
+        assert word in document["info"]["description"]
+
+
+def test_a_route_has_exactly_its_statuses(operation, route):
+    assert sorted(operation["responses"]) == route.statuses.split()
+
+
+def test_a_route_is_named_and_described(operation, route):
+    assert operation["operationId"] == route.name
+    assert operation["summary"]
+    assert operation["description"].endswith(".")
+
+
+def test_every_answer_has_its_schema(operation, route):
+    list_of_tasks = {"type": "array", "items": reference("TaskPublic")}
+    successes = {
+        "list_tasks": list_of_tasks,
+        "delete_task": None,
+        "health": reference("Health"),
+    }
+    success, *errors = route.statuses.split()
+    expected = successes.get(route.name, reference("TaskPublic"))
+    assert schema_of(operation["responses"][success]) == expected
+    for status in errors:
+        assert schema_of(operation["responses"][status]) == reference("Problem")
+
+
+def test_every_error_has_a_description_and_a_sentence_for_an_example(operation, route):
+    for status in route.statuses.split()[1:]:
+        answer = operation["responses"][status]
+        assert answer["description"].endswith(".")
+        example = answer["content"]["application/json"]["example"]
+        assert list(example) == ["detail"]
+        assert example["detail"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        (
+            "TaskPublic",
+            "id user_id title description completed created_at updated_at",
+        ),
+        ("TaskCreate", "title description"),
+        ("TaskUpdate", "title description completed"),
+        ("TaskCompletion", "completed"),
+        ("Problem", "detail"),
+    ],
+)
+def test_a_schema_has_its_fields(schemas, name, fields):
+    assert list(schemas[name]["properties"]) == fields.split()
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("TaskPublic", "id"),
+        ("TaskPublic", "user_id"),
+        ("TaskPublic", "title"),
+        ("TaskPublic", "description"),
+        ("TaskCreate", "title"),
+        ("TaskCreate", "description"),
+        ("TaskUpdate", "title"),
+        ("TaskUpdate", "description"),
+    ],
+)
+def test_a_field_has_an_example(schemas, name, field):
+    assert "examples" in str(schemas[name]["properties"][field])
+
+
+@pytest.mark.parametrize("field", ["created_at", "updated_at"])
+def test_times_are_called_so(schemas, field):
+    assert schemas["TaskPublic"]["properties"][field]["format"] == "date-time"
+
+
+def test_what_is_required_is_said(schemas):
     assert schemas["TaskPublic"]["required"] == list(schemas["TaskPublic"]["properties"])
     assert schemas["TaskCreate"]["required"] == ["title"]
+    assert "required" not in schemas["TaskUpdate"]
+    assert "required" not in schemas["TaskCompletion"]
 
 
-def test_docs_can_authorize_with_a_token(api, document):
-    assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
-    for path, operations in document["paths"].items():
-        for operation in operations.values():
-            assert operation.get("security") == (
-                None if path == "/health" else [{"HTTPBearer": []}]
-            )
+@pytest.mark.parametrize("name", ["TaskCreate", "TaskUpdate"])
+def test_lengths_stand_beside_the_patterns(schemas, name):
+    title = schemas[name]["properties"]["title"]
+    assert (title["minLength"], title["maxLength"]) == (1, 200)
+    assert title["pattern"]
+    description, null = schemas[name]["properties"]["description"]["anyOf"]
+    assert description["maxLength"] == 1000
+    assert description["pattern"]
+    assert null == {"type": "null"}
+
+
+@pytest.mark.parametrize(
+    ("place", "values", "default"),
+    [(0, ["all", "pending", "completed"], "all"), (1, ["created", "title"], "created")],
+)
+def test_the_parameters_of_a_list_name_their_values(document, place, values, default):
+    parameters = document["paths"][COLLECTION]["get"]["parameters"]
+    in_query = [parameter for parameter in parameters if parameter["in"] == "query"]
+    assert [parameter["name"] for parameter in in_query] == ["status", "sort"]
+    assert not in_query[place]["required"]
+    assert in_query[place]["description"].endswith(".")
+    assert in_query[place]["schema"]["enum"] == values
+    assert in_query[place]["schema"]["default"] == default
+
+
+@pytest.mark.parametrize("method", ["get", "put", "delete"])
+def test_an_id_has_its_bounds(document, method):
+    parameters = document["paths"][TASK][method]["parameters"]
+    (task_id,) = [parameter for parameter in parameters if parameter["name"] == "task_id"]
+    assert task_id["schema"]["type"] == "integer"
+    assert task_id["schema"]["minimum"] == 1
+    assert task_id["schema"]["maximum"] == 2**53 - 1
+
+
+def test_nothing_is_left_of_fastapis_own_422(document):
+    assert "422" not in str(document)
+    assert "ValidationError" not in str(document)
+
+
+def test_docs_can_authorize_with_a_token(document, operation, route):
+    scheme = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+    assert document["components"]["securitySchemes"] == {"HTTPBearer": scheme}
+    expected = None if route.path == "/health" else [{"HTTPBearer": []}]
+    assert operation.get("security") == expected
+
+
+def test_docs_are_a_page(api):
     assert "swagger-ui" in api.client.get("/docs").text
