@@ -101,7 +101,7 @@ engine = create_engine("postgresql+psycopg2://", creator=connect_at_start, poolc
 
 
 def create_tables(statements: list[str], trial: dict[str, Any]) -> None:
-    """Make the tables that are missing, and try each statement with the values of `trial`.
+    """Make the tables that are missing; try each statement on those that were there already.
 
     Raise SystemExit if the database does not answer or its tables do not fit.
     """
@@ -109,9 +109,12 @@ def create_tables(statements: list[str], trial: dict[str, Any]) -> None:
         with engine.begin() as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'")
             connection.execute(select(func.pg_advisory_xact_lock(START_LOCK)))
+            is_new = not inspect(connection).has_table("tasks")
             SQLModel.metadata.create_all(connection)
             for table in SQLModel.metadata.sorted_tables:
                 check_columns(connection, table)
+            if is_new:
+                return
             for statement in statements:
                 try_statement(connection, statement, trial)
     except exc.DBAPIError as error:
