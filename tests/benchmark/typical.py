@@ -1,4 +1,4 @@
-"""The same API by the book, after the FastAPI and SQLModel tutorials: what the benchmark compares the service with."""
+"""The same API by the book, after the tutorials of FastAPI and SQLModel, for comparison."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -73,12 +73,16 @@ def get_session() -> Iterator[Session]:
         yield session
 
 
-def get_current_user(user_id: str, credentials: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]) -> User:
+def get_current_user(
+    user_id: str, credentials: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]
+) -> User:
     encoded = credentials.credentials
     try:
         if jwt.get_unverified_header(encoded)["alg"] == "EdDSA":
             key = keys.get_signing_key_from_jwt(encoded)
-            claims = jwt.decode(encoded, key, algorithms=["EdDSA"], issuer=FRONTEND, audience=FRONTEND)
+            claims = jwt.decode(
+                encoded, key, algorithms=["EdDSA"], issuer=FRONTEND, audience=FRONTEND
+            )
         else:
             claims = jwt.decode(encoded, SECRET, algorithms=["HS256"])
     except jwt.PyJWTError:
@@ -116,13 +120,16 @@ def save(session: Session, task: Task) -> Task:
 
 @app.get("/api/{user_id}/tasks", response_model=list[TaskPublic])
 def list_tasks(session: SessionDep, user: CurrentUser) -> Sequence[Task]:
-    return session.exec(select(Task).where(Task.user_id == user.id).order_by(col(Task.id))).all()
+    return session.exec(
+        select(Task).where(Task.user_id == user.id).order_by(col(Task.id).desc())
+    ).all()
 
 
 @app.post("/api/{user_id}/tasks", status_code=201, response_model=TaskPublic)
 def create_task(session: SessionDep, user: CurrentUser, body: TaskCreate) -> Any:
     if session.get(User, user.id) is None:
         session.add(user)
+        session.flush()  # the task refers to it
     return save(session, Task(user_id=user.id, **body.model_dump()))
 
 
