@@ -134,6 +134,7 @@ class Load:
         self.slowest = 0.0  # seconds
         self.broken: list[str] = []  # promises
         self.may_lose_connections = False  # to the service, which only the death of a worker explains
+        self.may_be_told_502 = False  # by a proxy in front, which only the death of a service explains
         self.doubtful = self.done_all_the_same = 0  # writes without an answer, and those of them that the table has
         self.count = itertools.count()
         self.random = random.Random(1)
@@ -337,7 +338,8 @@ class Load:
             return answer
         if answer:
             self.failures[str(answer.status_code)] += 1
-            if not is_unavailable(answer):
+            explained = self.may_be_told_502 and answer.status_code == 502
+            if not explained and not is_unavailable(answer):
                 self.broken.append(f"{method} {suffix}: {answer.status_code} {answer.headers} {answer.text}")
         await asyncio.sleep(0.05)
         return None
