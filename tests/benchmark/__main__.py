@@ -7,12 +7,14 @@ import argparse
 import os
 import platform
 import shutil
+import subprocess
 import sys
+from importlib.util import find_spec
 
 import psutil  # type: ignore[import-untyped] # it ships no types
 
-from tests.benchmark import picture
 from tests.benchmark.measure import Meter
+from tests.benchmark.report import save
 from tests.benchmark.scenarios import Benchmark
 from tests.benchmark.servers import serving_keys
 from tests.harness import Postgres, postgres
@@ -33,6 +35,8 @@ def main() -> None:
     options = parser.parse_args()
     if not shutil.which("wrk"):
         sys.exit("The benchmark needs wrk (apt-get install wrk).")
+    if not find_spec("matplotlib"):
+        sys.exit("The benchmark needs what tests/system/requirements.txt names.")
     rounds, seconds = (1, 1) if options.quick else (5, 2)
     with postgres(durable=True) as database, serving_keys() as keys:
         print(surroundings(database), f"{rounds} rounds of {seconds} s.\n")
@@ -42,7 +46,8 @@ def main() -> None:
     benchmark.goals.at_most(0, "failed requests, of any server", {"": benchmark.meter.failures})
     benchmark.goals.print()
     if benchmark.compared and not options.quick:
-        picture.save(benchmark.compared)
+        save(benchmark.compared)
+        subprocess.run([sys.executable, "-m", "tests.benchmark.picture"], check=True)
 
 
 def surroundings(database: Postgres) -> str:

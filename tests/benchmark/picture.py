@@ -1,19 +1,14 @@
-"""The picture of the comparison.
-
-`python -m tests.benchmark.picture` draws it again from figures.json.
-"""
+"""The picture of the comparison, drawn from figures.json: `python -m tests.benchmark.picture`."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tests.benchmark.measure import Run
+from tests.benchmark.report import FIGURES
 
-FIGURES = Path(__file__).parent / "figures.json"
 PICTURE = Path(__file__).parent / "benchmark.svg"
 
 # Tones of middle brightness can be read on white and on black.
@@ -24,13 +19,6 @@ FLOOR = "#8c8c8c"
 HEIGHT = 0.38  # of a bar; a row has two
 
 Figures = dict[str, list[dict[str, float]]]  # for each row one bar, or that of the service first
-
-
-def save(compared: dict[str, list[Run]]) -> None:
-    """Write the figures and draw them."""
-    figures = {name: [asdict(run) for run in runs] for name, runs in compared.items()}
-    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
-    draw(figures)
 
 
 def draw(figures: Figures) -> None:
@@ -56,7 +44,9 @@ def draw(figures: Figures) -> None:
 
 def draw_bars(axes: Axes, figures: Figures, quantity: str, title: str) -> None:
     """Draw one panel: two bars for an operation, one for a floor."""
-    service, typical, floor = {}, {}, {}
+    service: dict[float, float] = {}
+    typical: dict[float, float] = {}
+    floor: dict[float, float] = {}
     for row, runs in enumerate(figures.values()):
         if len(runs) == 2:
             service[row - HEIGHT / 2] = runs[0][quantity]

@@ -1,10 +1,13 @@
 """The tables and the goals, as Markdown."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from tests.benchmark.measure import Run
 
+FIGURES = Path(__file__).parent / "figures.json"  # what the picture is drawn from
 COLUMNS = [
     "requests/s",
     "times",
@@ -16,11 +19,22 @@ COLUMNS = [
     "MiB",
     "failures",
 ]
+# The quantities under the columns, but for "times", each with its digits after the point.
+DIGITS = {
+    "rate": 0,
+    "p50": 1,
+    "p95": 1,
+    "p99": 1,
+    "cpu": 0,
+    "database_cpu": 0,
+    "memory": 0,
+    "failures": 0,
+}
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; all columns but the first hold numbers."""
-    rule = ["---"] + ["--:"] * (len(header) - 1)
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "--:") -> None:
+    """Print a table; `align` is that of all columns but the first."""
+    rule = ["---"] + [align] * (len(header) - 1)
     for row in [header, rule, *rows]:
         print("|", " | ".join(row), "|", flush=True)
     print()
@@ -28,25 +42,26 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def cells(*runs: Run) -> list[str]:
     """Return what stands under COLUMNS, as "one / other" for two runs."""
-    faster = ""
+    rate, *others = [column(runs, quantity) for quantity in DIGITS]
+    times = ""
     if len(runs) == 2:
         one, other = runs
-        faster = f"{one.times(other):.1f}"
-    return [
-        beside([run.rate for run in runs]),
-        faster,
-        beside([run.p50 for run in runs], digits=1),
-        beside([run.p95 for run in runs], digits=1),
-        beside([run.p99 for run in runs], digits=1),
-        beside([run.cpu for run in runs]),
-        beside([run.database_cpu for run in runs]),
-        beside([run.memory for run in runs]),
-        beside([run.failures for run in runs]),
-    ]
+        times = f"{one.times(other):.1f}"
+    return [rate, times, *others]
+
+
+def column(runs: Sequence[Run], quantity: str) -> str:
+    figures = [getattr(run, quantity) for run in runs]
+    return beside(figures, DIGITS[quantity])
 
 
 def beside(figures: Sequence[float], digits: int = 0) -> str:
     return " / ".join(f"{figure:,.{digits}f}" for figure in figures)
+
+
+def save(compared: dict[str, list[Run]]) -> None:
+    figures = {name: [asdict(run) for run in runs] for name, runs in compared.items()}
+    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 @dataclass
@@ -69,4 +84,4 @@ class Goals:
         self.rows.append([goal, ", ".join(figures), verdict])
 
     def print(self) -> None:
-        table(["goal", "measured", "met"], self.rows)
+        table(["goal", "measured", "met"], self.rows, align="---")
