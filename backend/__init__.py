@@ -15,22 +15,20 @@ CONNECT_TIMEOUT = 4  # connecting at start
 LOCK_TIMEOUT = 7  # each of the two locks of a start, which ends within 15
 
 
-def prefer_database_url() -> None:
-    """Let a DATABASE_URL name the database, unless a NEON_DATABASE_URL already does."""
-    url = os.environ.get("DATABASE_URL")
-    if url and not os.environ.get("NEON_DATABASE_URL"):
-        os.environ["NEON_DATABASE_URL"] = url
+class UnavailableError(Exception):
+    """The database or the signing keys do not answer now; trying again may help."""
 
 
 def load_settings() -> None:
     """Load .env.local, then .env; what is set already stays.
 
-    Whoever names a database gets that one, so a DATABASE_URL beats what the next file sets.
+    Whoever names a database gets that one: a DATABASE_URL counts before the next file is read.
     """
     for name in (".env.local", ".env"):
-        prefer_database_url()
+        url = os.environ.get("DATABASE_URL")
+        if url and not os.environ.get("NEON_DATABASE_URL"):
+            os.environ["NEON_DATABASE_URL"] = url
         load_dotenv(ROOT / name)
-    prefer_database_url()
 
 
 def read_number(name: str, *, default: int, most: int) -> int:

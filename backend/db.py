@@ -17,7 +17,15 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.util import await_, greenlet_spawn
 from sqlmodel import SQLModel
 
-from backend import CONNECT_TIMEOUT, DEADLINE, LOCK_TIMEOUT, ROOT, STATEMENT_MARGIN, read_number
+from backend import (
+    CONNECT_TIMEOUT,
+    DEADLINE,
+    LOCK_TIMEOUT,
+    ROOT,
+    STATEMENT_MARGIN,
+    UnavailableError,
+    read_number,
+)
 
 PUBLISHED = "public-development-secret"  # in the text of the secret that .env sets
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
@@ -35,22 +43,6 @@ places = asyncio.Semaphore(POOL_SIZE)
 # One user gets a quarter of the places, so that a row which is locked holds up nobody else.
 users_places: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 silent_addresses: set[str] = set()
-
-
-class DatabaseUnavailableError(Exception):
-    """The database does not answer now; trying again may help."""
-
-
-class StatementError(Exception):
-    """PostgreSQL refused a statement, and would refuse it again.
-
-    The text leaves out PostgreSQL's own words, which quote a user's data.
-    """
-
-    def __init__(self, error: psycopg2.Error) -> None:
-        place = f"table {error.diag.table_name}, column {error.diag.column_name}"
-        super().__init__(f"{type(error).__name__}, SQLSTATE {error.pgcode}, {place}")
-        self.sqlstate: str = error.pgcode
 
 
 def parse_address(address: str) -> dict[str, str]:
@@ -111,7 +103,7 @@ engine = create_engine("postgresql+psycopg2://", creator=connect_at_start, poolc
 
 
 def create_tables(statements: list[str], trial: dict[str, Any]) -> None:
-    """Make the tables that are missing, and try each statement with the values of `trial`.
+    """Make the tables that are missing; try each statement on those that were there already.
 
     Raise SystemExit if the database does not answer or its tables do not fit.
     """
@@ -119,9 +111,12 @@ def create_tables(statements: list[str], trial: dict[str, Any]) -> None:
         with engine.begin() as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'")
             connection.execute(select(func.pg_advisory_xact_lock(START_LOCK)))
+            is_new = not inspect(connection).has_table("tasks")
             SQLModel.metadata.create_all(connection)
             for table in SQLModel.metadata.sorted_tables:
                 check_columns(connection, table)
+            if is_new:
+                return
             for statement in statements:
                 try_statement(connection, statement, trial)
     except exc.DBAPIError as error:
@@ -208,8 +203,8 @@ def start_deadline() -> None:
 async def fetch(statement: str, *, user_id: str, **values: Any) -> list[Row]:
     """Run one of a user's statements in one round trip, and return its rows.
 
-    Raise DatabaseUnavailableError at the request's deadline or if the connection fails, and
-    StatementError if the statement does. What was sent is never sent again.
+    Raise UnavailableError at the request's deadline or if the connection fails, and psycopg2's
+    error if PostgreSQL refuses the statement. What was sent is never sent again.
     """
     users_share = asyncio.Semaphore(max(1, POOL_SIZE // 4))
     users_share = users_places.setdefault(user_id, users_share)
@@ -218,9 +213,7 @@ async def fetch(statement: str, *, user_id: str, **values: Any) -> list[Row]:
             return await greenlet_spawn(execute, statement, {"user_id": user_id, **values})
     except (psycopg2.OperationalError, psycopg2.InterfaceError, OSError) as error:
         logger.warning("database unavailable: %s", type(error).__name__)
-        raise DatabaseUnavailableError from None
-    except psycopg2.Error as error:
-        raise StatementError(error) from None
+        raise UnavailableError from None
 
 
 def execute(statement: str, values: dict[str, Any]) -> list[Row]:

@@ -3,10 +3,12 @@
 import gc
 import logging
 import os
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import psycopg2
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
@@ -14,14 +16,9 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from backend.auth.jwt import ISSUER, KEYS_URL, ORIGIN, KeysUnavailableError, read_origin
-from backend.db import (
-    DatabaseUnavailableError,
-    StatementError,
-    close_idle,
-    describe_database,
-    open_database,
-)
+from backend import UnavailableError
+from backend.auth.jwt import ISSUER, KEYS_URL, ORIGIN, read_origin
+from backend.db import close_idle, describe_database, open_database
 from backend.dependencies import bearer, get_current_user
 from backend.models import RULES, Health
 from backend.routes import tasks
@@ -146,28 +143,31 @@ async def not_found(_request: Request, error: HTTPException) -> JSONResponse:
 
 @app.exception_handler(405)
 async def method_not_allowed(request: Request, _error: HTTPException) -> JSONResponse:
-    """Answer 405 with the methods of all routes at this address: one route knows its own."""
-    allowed: set[str] = set()
+    """Answer 405 with the methods of all routes at this address: each knows only its own."""
+    methods: set[str] = set()
     for route in app.routes:
         match, _ = route.matches(request.scope)
         if match is not Match.NONE:
-            allowed.update(getattr(route, "methods", ()))
-    headers = {"Allow": ", ".join(sorted(allowed))}
+            methods |= getattr(route, "methods", set())
+    headers = {"Allow": ", ".join(sorted(methods))}
     return JSONResponse({"detail": "This address does not take this method."}, 405, headers)
 
 
-@app.exception_handler(DatabaseUnavailableError)
-@app.exception_handler(KeysUnavailableError)
+@app.exception_handler(UnavailableError)
 async def unavailable(_request: Request, _error: Exception) -> JSONResponse:
     """Answer 503 for what may pass."""
     detail = "The database or the sign-in keys are unavailable."
     return JSONResponse({"detail": detail}, 503, {"Retry-After": RETRY_AFTER})
 
 
-@app.exception_handler(StatementError)
-async def statement_failed(_request: Request, error: StatementError) -> JSONResponse:
-    """Answer 500 for a table that was changed since the start, or a bug."""
-    logger.error("a statement failed", exc_info=error)
+@app.exception_handler(psycopg2.Error)
+async def statement_failed(_request: Request, error: psycopg2.Error) -> JSONResponse:
+    """Answer 500 for a table that was changed since the start, or a bug.
+
+    PostgreSQL's own words quote the user's data, so the log has but the name of the error.
+    """
+    places = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("statement failed: %s\n%s", type(error).__name__, places)
     return JSONResponse({"detail": "The database has refused this; the log says why."}, 500)
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import jwt
 from pydantic import AnyHttpUrl
 
-from backend import KEYS_TIMEOUT
+from backend import KEYS_TIMEOUT, UnavailableError
 from backend.models import User
 
 PLUGIN_ALGORITHMS = ("EdDSA", "ES256", "ES512", "RS256", "PS256")  # of Better Auth's jwt plugin
@@ -26,10 +26,6 @@ KEYS_RETRY = 10  # between two attempts
 Claims = dict[str, Any]
 
 logger = logging.getLogger(__name__)
-
-
-class KeysUnavailableError(Exception):
-    """The signing keys cannot be read now; trying again may help."""
 
 
 def read_secret() -> str:
@@ -84,7 +80,7 @@ class PublishedKeys:
     async def get(self, kid: str | None) -> jwt.PyJWK:
         """Return the key with this id.
 
-        Raise InvalidTokenError if there is none, and KeysUnavailableError if nobody can say.
+        Raise InvalidTokenError if there is none, and UnavailableError if nobody can say.
         While the keys are read, only those wait whose key is unknown, or was read long ago.
         """
         is_known = kid in self.keys
@@ -96,7 +92,7 @@ class PublishedKeys:
             return self.keys[kid]
         if time.monotonic() < self.fresh_until:
             raise jwt.InvalidSignatureError
-        raise KeysUnavailableError
+        raise UnavailableError
 
     def begin_attempt(self) -> None:
         """Begin to read the keys, unless that was done a moment ago, or is being done."""
@@ -147,7 +143,7 @@ remembered: dict[str, tuple[User, float]] = {}
 async def verify(token: str) -> User:
     """Return whose token it is.
 
-    Raise PyJWTError if it is not genuine, and KeysUnavailableError if nobody can say.
+    Raise PyJWTError if it is not genuine, and UnavailableError if nobody can say.
     """
     if token in remembered:
         user, until = remembered[token]

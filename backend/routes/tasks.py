@@ -5,14 +5,14 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Query, Response
 from fastapi.routing import APIRoute
-from psycopg2 import errorcodes
+from psycopg2 import errors
 from pydantic import BeforeValidator
 from pydantic_core import to_json
 from sqlalchemy import any_, bindparam, case, delete, func, not_, text, update
 from sqlmodel import col, select
 
 from backend import read_number
-from backend.db import Row, StatementError, fetch, prepare
+from backend.db import Row, fetch, prepare
 from backend.dependencies import CurrentUser
 from backend.models import (
     MAX_TASK_ID,
@@ -222,10 +222,8 @@ async def create_task(user: CurrentUser, body: TaskCreate) -> Response:
             description=body.description,
             max_tasks=MAX_TASKS,
         )
-    except StatementError as error:
-        if error.sqlstate in (errorcodes.NOT_NULL_VIOLATION, errorcodes.FOREIGN_KEY_VIOLATION):
-            raise HTTPException(409, NOT_SIGNED_UP) from error
-        raise
+    except (errors.NotNullViolation, errors.ForeignKeyViolation):
+        raise HTTPException(409, NOT_SIGNED_UP) from None
     if not rows:
         raise HTTPException(409, TOO_MANY_TASKS)
     logger.info("task created: user %s, task %d", user.id, rows[0]["id"])

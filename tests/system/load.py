@@ -150,12 +150,13 @@ class Load:
         self.failures: Counter[str] = Counter()
         self.slowest = 0.0  # seconds
         self.broken: list[str] = []  # promises
-        self.may_lose_connections = (
-            False  # to the service, which only the death of a worker explains
-        )
-        self.doubtful = self.done_all_the_same = (
-            0  # writes without an answer, and those of them that the table has
-        )
+        # To the service, which only the death of a worker explains.
+        self.may_lose_connections = False
+        # By a proxy in front, which only the death of a service explains.
+        self.may_be_told_502 = False
+        # Writes without an answer, and those of them that the table has.
+        self.doubtful = 0
+        self.done_all_the_same = 0
         self.count = itertools.count()
         self.random = random.Random(1)
         self.thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -382,7 +383,8 @@ class Load:
             return answer
         if answer:
             self.failures[str(answer.status_code)] += 1
-            if not is_unavailable(answer):
+            explained = self.may_be_told_502 and answer.status_code == 502
+            if not explained and not is_unavailable(answer):
                 self.broken.append(
                     f"{method} {suffix}: {answer.status_code} {answer.headers} {answer.text}"
                 )

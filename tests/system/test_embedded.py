@@ -169,7 +169,7 @@ def test_a_number_left_by_a_power_cut_is_not_signalled_when_it_is_another_proces
     clone.wait_until_nothing_runs()
     owner = clone.data.stat().st_uid
     with subprocess.Popen(
-        ["sleep", "60"], user=owner if owner != os.geteuid() else None
+        ["sleep", "30"], user=owner if owner != os.geteuid() else None
     ) as bystander:
         (clone.data / "postmaster.pid").write_text("\n".join([str(bystander.pid), *left[1:]]))
         user = clone.use()

@@ -1,4 +1,4 @@
-"""The same API by the book, after the FastAPI and SQLModel tutorials: what the benchmark compares the service with."""
+"""The same API by the book, after the tutorials of FastAPI and SQLModel, for comparison."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -120,13 +120,16 @@ def save(session: Session, task: Task) -> Task:
 
 @app.get("/api/{user_id}/tasks", response_model=list[TaskPublic])
 def list_tasks(session: SessionDep, user: CurrentUser) -> Sequence[Task]:
-    return session.exec(select(Task).where(Task.user_id == user.id).order_by(col(Task.id))).all()
+    return session.exec(
+        select(Task).where(Task.user_id == user.id).order_by(col(Task.id).desc())
+    ).all()
 
 
 @app.post("/api/{user_id}/tasks", status_code=201, response_model=TaskPublic)
 def create_task(session: SessionDep, user: CurrentUser, body: TaskCreate) -> Any:
     if session.get(User, user.id) is None:
         session.add(user)
+        session.flush()  # the task refers to it
     return save(session, Task(user_id=user.id, **body.model_dump()))
 
 
