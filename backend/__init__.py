@@ -19,16 +19,22 @@ class UnavailableError(Exception):
     """The database or the signing keys do not answer now; trying again may help."""
 
 
+def prefer_database_url() -> None:
+    """Let a DATABASE_URL name the database, unless a NEON_DATABASE_URL already does."""
+    url = os.environ.get("DATABASE_URL")
+    if url and not os.environ.get("NEON_DATABASE_URL"):
+        os.environ["NEON_DATABASE_URL"] = url
+
+
 def load_settings() -> None:
     """Load .env.local, then .env; what is set already stays.
 
     Whoever names a database gets that one: a DATABASE_URL counts before the next file is read.
     """
     for name in (".env.local", ".env"):
-        url = os.environ.get("DATABASE_URL")
-        if url and not os.environ.get("NEON_DATABASE_URL"):
-            os.environ["NEON_DATABASE_URL"] = url
+        prefer_database_url()
         load_dotenv(ROOT / name)
+    prefer_database_url()
 
 
 def read_number(name: str, *, default: int, most: int) -> int:
