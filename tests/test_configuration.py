@@ -157,6 +157,15 @@ def test_the_environment_comes_before_files_and_neon_before_database(
     assert os.environ["NEON_DATABASE_URL"] == database
 
 
+def test_env_may_name_the_database_in_database_url(tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text("DATABASE_URL=file\n")
+    monkeypatch.setattr(backend, "ROOT", tmp_path)
+    for name in ("NEON_DATABASE_URL", "DATABASE_URL"):
+        monkeypatch.delenv(name)
+    backend.load_settings()
+    assert os.environ["NEON_DATABASE_URL"] == "file"
+
+
 def test_a_developers_env_local_sets_nothing_for_the_tests(tmp_path, monkeypatch):
     (tmp_path / ".env.local").write_text("\n".join(f"{name}=hostile" for name in SETTINGS))
     monkeypatch.setattr(backend, "ROOT", tmp_path)
