@@ -11,8 +11,8 @@ from weakref import WeakValueDictionary
 
 import anyio
 import psycopg2
-from psycopg2 import extensions
-from sqlalchemy import ClauseElement, Connection, Table, create_engine, exc, func, inspect, select
+from psycopg2 import errors, extensions
+from sqlalchemy import ClauseElement, Connection, Table, create_engine, exc, func, select
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import await_, greenlet_spawn
 from sqlmodel import SQLModel
@@ -31,6 +31,26 @@ PUBLISHED = "public-development-secret"  # in the text of the secret that .env s
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
 TIMEOUT_STEP = 500  # milliseconds; PostgreSQL's statistics keep an entry for each value
 POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
+# The types of PostgreSQL that do for each of ours.
+FITTING_TYPES = {
+    "BIGINT": ("int8", "int4"),
+    "BOOLEAN": ("bool",),
+    "TIMESTAMP WITH TIME ZONE": ("timestamptz",),
+    "VARCHAR": ("varchar", "text", "citext"),
+}
+COLUMNS = """
+    SELECT
+        column_name,
+        udt_name,
+        character_maximum_length AS length,
+        is_nullable = 'NO'
+            AND column_default IS NULL
+            AND is_identity = 'NO'
+            AND is_generated = 'NEVER' AS is_required
+    FROM information_schema.columns
+    WHERE table_schema = ANY (current_schemas(false)) AND table_name = %(table)s
+    ORDER BY ordinal_position
+"""
 
 Row = dict[str, Any]
 
@@ -128,31 +148,34 @@ def check_columns(connection: Connection, table: Table) -> None:
     """Raise SystemExit if a table that somebody else made has columns that do not fit."""
     faults = []
     changes = []
-    for found in inspect(connection).get_columns(table.name):
-        name = found["name"]
-        column = table.columns.get(name)
-        if column is not None and kind(found["type"]) != kind(column.type):
-            wanted = column.type.compile(engine.dialect)
-            faults.append(f"{name} must be {wanted}")
-            using = f"{name} AT TIME ZONE 'UTC'" if "TIME" in wanted else f"{name}::{wanted}"
-            changes.append(f"ALTER {name} TYPE {wanted} USING {using}")
-        is_filled = found["nullable"] or found["default"] or "identity" in found
-        if column is None and not is_filled and table.name == "tasks":
-            faults.append(f"{name} must not be required")
-            changes.append(f"ALTER {name} DROP NOT NULL")
+    for found in connection.exec_driver_sql(COLUMNS, {"table": table.name}):
+        name = found.column_name
         # Further columns of `users` are filled by whoever makes its rows, as Better Auth does.
-        if name == "created_at" and not is_filled and table.name == "users":
-            faults.append(f"{name} must have a default")
-            changes.append(f"ALTER {name} SET DEFAULT now()")
+        if name not in table.columns:
+            if found.is_required and table.name == "tasks":
+                faults.append(f"{name} must not be required")
+                changes.append(f"ALTER {name} DROP NOT NULL")
+            continue
+        if name == "created_at" and table.name == "users":  # which nothing reads
+            if found.is_required:
+                faults.append(f"{name} must have a default")
+                changes.append(f"ALTER {name} SET DEFAULT now()")
+            continue
+        wanted_type = table.columns[name].type
+        wanted = wanted_type.compile(engine.dialect)
+        has_fitting_type = found.udt_name in FITTING_TYPES[wanted.partition("(")[0]]
+        is_short = has_fitting_type and found.length and found.length < (wanted_type.length or 0)
+        if not has_fitting_type or is_short:
+            faults.append(f"{name} must be {wanted}")
+        if is_short:
+            changes.append(f"ALTER {name} TYPE {wanted}")
+        if found.udt_name == "timestamp":
+            changes.append(f"ALTER {name} TYPE {wanted} USING {name} AT TIME ZONE 'UTC'")
     if faults:
-        mend = f"ALTER TABLE {table.name} {', '.join(changes)}"
-        raise SystemExit(f"The table {table.name}: {', '.join(faults)}. This mends it: {mend};")
-
-
-def kind(column_type: Any) -> tuple[type, bool]:
-    """Return what makes two types of columns differ for this service."""
-    plain_type = getattr(column_type, "impl", column_type)  # SQLModel wraps the type of text
-    return plain_type.python_type, getattr(plain_type, "timezone", False)
+        line = f"The table {table.name}: {', '.join(faults)}."
+        if len(changes) == len(faults):
+            line += f" This mends it: ALTER TABLE {table.name} {', '.join(changes)};"
+        raise SystemExit(line)
 
 
 def try_statement(connection: Connection, statement: str, trial: dict[str, Any]) -> None:
@@ -161,11 +184,17 @@ def try_statement(connection: Connection, statement: str, trial: dict[str, Any])
     try:
         connection.exec_driver_sql(statement, trial)
     except exc.IntegrityError as error:
-        diagnostics: Any = error.orig
-        if diagnostics.diag.table_name != "users":
+        if not wants_sign_up(error.orig):
             raise
     finally:
         savepoint.rollback()
+
+
+def wants_sign_up(error: Any) -> bool:
+    """Tell whether a statement failed for want of a user's row that only a sign-up makes."""
+    if isinstance(error, errors.NotNullViolation):
+        return bool(error.diag.table_name == "users")
+    return isinstance(error, errors.ForeignKeyViolation)
 
 
 def prepare(statement: ClauseElement) -> str:

@@ -3,16 +3,16 @@
 import logging
 from typing import Annotated, Any, Literal
 
+import psycopg2
 from fastapi import APIRouter, HTTPException, Path, Query, Response
 from fastapi.routing import APIRoute
-from psycopg2 import errors
 from pydantic import BeforeValidator
 from pydantic_core import to_json
 from sqlalchemy import any_, bindparam, case, delete, func, not_, text, update
 from sqlmodel import col, select
 
 from backend import read_number
-from backend.db import Row, fetch, prepare
+from backend.db import Row, fetch, prepare, wants_sign_up
 from backend.dependencies import CurrentUser
 from backend.models import (
     MAX_TASK_ID,
@@ -222,7 +222,9 @@ async def create_task(user: CurrentUser, body: TaskCreate) -> Response:
             description=body.description,
             max_tasks=MAX_TASKS,
         )
-    except (errors.NotNullViolation, errors.ForeignKeyViolation):
+    except psycopg2.IntegrityError as error:
+        if not wants_sign_up(error):
+            raise
         raise HTTPException(409, NOT_SIGNED_UP) from None
     if not rows:
         raise HTTPException(409, TOO_MANY_TASKS)
