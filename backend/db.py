@@ -30,6 +30,7 @@ from backend import (
 PUBLISHED = "public-development-secret"  # in the text of the secret that .env sets
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
 TIMEOUT_STEP = 500  # milliseconds; PostgreSQL's statistics keep an entry for each value
+SILENCE = 1  # seconds without an answer, after which an address of the database comes last
 POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
 # The types of PostgreSQL that do for each of ours.
 FITTING_TYPES = {
@@ -305,11 +306,15 @@ def close_idle() -> None:
 
 def connect() -> Any:
     addresses = look_up()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     try:
         connection = psycopg2.connect(**parameters | addresses)
     except asyncio.CancelledError:
-        silent_addresses.clear()
-        silent_addresses.add(addresses.get("hostaddr", "").partition(",")[0])
+        # A request that had queued may have had no time to wait for an answer.
+        if loop.time() - began > SILENCE:
+            silent_addresses.clear()
+            silent_addresses.add(addresses.get("hostaddr", "").partition(",")[0])
         raise
     connection.autocommit = True  # no BEGIN and COMMIT, each a round trip
     return connection

@@ -1,6 +1,7 @@
 """Tokens signed by Better Auth's jwt plugin, checked with the keys it publishes."""
 
 import asyncio
+import base64
 import importlib
 import json
 import threading
@@ -23,53 +24,152 @@ KEYS = {
     "RS256": rsa.generate_private_key(65537, 2048),
     "PS256": rsa.generate_private_key(65537, 2048),
 }
+ALL_KIDS = set(KEYS)
+FRESH = 300  # seconds for which the keys that were read count as all there are
+OLD = 600  # seconds after which they are read again before a token is accepted
+RETRY = 10  # seconds between two attempts to read them
 
 
 def published(kid: str, algorithm: str, key: object) -> dict[str, object]:
     """Return the JWK that Better Auth would publish for a private key."""
-    return jwt.get_algorithm_by_name(algorithm).to_jwk(key.public_key(), as_dict=True) | {
-        "kid": kid,
-        "alg": algorithm,
-    }
+    public_key = jwt.get_algorithm_by_name(algorithm).to_jwk(key.public_key(), as_dict=True)
+    return public_key | {"kid": kid, "alg": algorithm}
+
+
+RSA_KEY = published("odd", "RS256", KEYS["RS256"])
+P256_KEY = published("odd", "ES256", KEYS["ES256"])
+# A kid of "odd" lets a token name the key.
+ODD_KEYS = {
+    "alg none": RSA_KEY | {"alg": "none"},
+    "alg a list": RSA_KEY | {"alg": ["RS256"]},
+    "alg an object": RSA_KEY | {"alg": {"name": "RS256"}},
+    "alg unknown": RSA_KEY | {"alg": "XS256"},
+    "alg of another kind of key": RSA_KEY | {"alg": "EdDSA"},
+    "alg not of the plugin": RSA_KEY | {"alg": "RS512"},
+    "kid a list": RSA_KEY | {"kid": [1]},
+    "kid an object": RSA_KEY | {"kid": {}},
+    "kid a number": RSA_KEY | {"kid": 1},
+    "kid null": RSA_KEY | {"kid": None},
+    "use enc": RSA_KEY | {"use": "enc"},
+    "use a list": RSA_KEY | {"use": ["sig"]},
+    "oct with HS256": {"kty": "oct", "kid": "odd", "alg": "HS256", "k": "c2VjcmV0" * 8},
+    "oct with EdDSA": {"kty": "oct", "kid": "odd", "alg": "EdDSA", "k": "c2VjcmV0" * 8},
+    "a string": "odd",
+    "a number": 5,
+    "null": None,
+    "a list": ["odd"],
+    "an empty object": {},
+    "no kty": {"kid": "odd", "alg": "RS256"},
+    "kty a list": RSA_KEY | {"kty": ["RSA"]},
+    "ES512 on P-256": P256_KEY | {"alg": "ES512"},
+    "ES256 with coordinates that are no point": P256_KEY | {"x": P256_KEY["y"]},
+    "ES256 with a short coordinate": P256_KEY | {"x": "AA"},
+    "ES256 with a number for a coordinate": P256_KEY | {"x": 5},
+    "ES256 without a coordinate": {"kty": "EC", "kid": "odd", "alg": "ES256", "crv": "P-256"},
+    "unknown curve": {"kty": "OKP", "crv": "Ed448", "kid": "odd", "x": "AA"},
+    "curve a list": P256_KEY | {"crv": ["P-256"]},
+    "RSA with a huge exponent": RSA_KEY | {"e": "_" * 10000},
+    "RSA with a huge modulus": RSA_KEY | {"n": "_" * 10000},
+    "RSA with a modulus of zero": RSA_KEY | {"n": "AA"},
+    "RSA of 512 bits": RSA_KEY | {"n": "_" * 85},
+    "RSA with a private part that does not fit": RSA_KEY | {"d": "AQAB"},
+    "RSA with a number for a modulus": RSA_KEY | {"n": 10**400},
+    "not base64": RSA_KEY | {"n": "\x00é!"},
+}
+# Each goes over the header of a token that a published key has signed.
+ODD_HEADERS = {
+    "kid a list": {"kid": ["EdDSA"]},
+    "kid an object": {"kid": {"EdDSA": 1}},
+    "kid a number": {"kid": 1},
+    "kid true": {"kid": True},
+    "kid null": {"kid": None},
+    "kid a lone surrogate": {"kid": "\ud800"},
+    "kid of an odd key": {"kid": "odd"},
+    "alg null": {"alg": None},
+    "alg a list": {"alg": ["EdDSA"]},
+    "alg an object": {"alg": {}},
+    "alg none": {"alg": "none"},
+    "alg in small letters": {"alg": "eddsa"},
+    "crit unknown": {"crit": ["x"], "x": 1},
+    "crit not a list": {"crit": "b64"},
+    "crit empty": {"crit": []},
+    "b64 false": {"b64": False},
+    "b64 false and critical": {"b64": False, "crit": ["b64"]},
+}
 
 
 class KeyServer(ThreadingHTTPServer):
-    """Stands where the frontend publishes its keys; `body` is what it answers, and an event holds it up."""
+    """Stands where the frontend publishes its keys; `body` is what it answers instead of them."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.keys = [published(algorithm, algorithm, key) for algorithm, key in KEYS.items()]
-        self.status, self.body, self.fetches = 200, None, []
-        self.free = threading.Event()
+        self.status = 200
+        self.body: bytes | None = None
+        self.fetches: list[str] = []  # the paths that were asked for
+        self.free = threading.Event()  # cleared, it holds up every answer
         self.free.set()
+        self.is_trickling = False  # one byte of a header at a time, without end
+        self.is_stopping = threading.Event()
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def withdraw(self, kid: str) -> None:
+        self.keys = [key for key in self.keys if key["kid"] != kid]
+
+    def stop(self) -> None:
+        self.free.set()
+        self.is_stopping.set()
+        self.shutdown()
+        self.server_close()
 
 
 class Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.fetches.append(self.path)
         self.server.free.wait(20)
-        body = (
-            self.server.body
-            if self.server.body is not None
-            else json.dumps({"keys": self.server.keys}).encode()
-        )
+        if self.server.is_trickling:
+            self.trickle()
+            return
+        body = self.server.body
+        if body is None:
+            body = json.dumps({"keys": self.server.keys}).encode()
         self.send_response(self.server.status)
         self.end_headers()
         self.wfile.write(body)
 
+    def trickle(self) -> None:
+        self.send_response(200)
+        self.flush_headers()
+        try:
+            while not self.server.is_stopping.wait(0.1):
+                self.wfile.write(b"x")
+        except OSError:
+            pass  # the reader has gone
+
     def log_message(self, *_: object) -> None:
         pass
+
+
+class Clock:
+    """Stands for the module `time`, and stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.moved = 0.0  # seconds
+        self.started = time.time()
+
+    def monotonic(self) -> float:
+        return 1000 + self.moved
+
+    def time(self) -> float:
+        return self.started + self.moved
 
 
 @pytest.fixture
 def keys() -> Iterator[KeyServer]:
     server = KeyServer()
     yield server
-    server.free.set()
-    server.shutdown()
-    server.server_close()
+    server.stop()
 
 
 @pytest.fixture
@@ -81,8 +181,26 @@ def module(keys: KeyServer, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
-def api(database: Postgres, keys: KeyServer) -> Iterator[Service]:
-    with service(NEON_DATABASE_URL=database.create_database(), BETTER_AUTH_URL=keys.url) as running:
+def clock(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the module for tokens."""
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture(scope="module")
+def shared_keys() -> Iterator[KeyServer]:
+    """A key server with odd keys beside the good ones."""
+    server = KeyServer()
+    server.keys = [*ODD_KEYS.values(), *server.keys]
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def api(database: Postgres, shared_keys: KeyServer) -> Iterator[Service]:
+    url = database.create_database()
+    with service(NEON_DATABASE_URL=url, BETTER_AUTH_URL=shared_keys.url) as running:
         yield running
 
 
@@ -100,56 +218,80 @@ def genuine(
     return token(key=key or KEYS[algorithm], algorithm=algorithm, kid=kid or algorithm, **claims)
 
 
-def test_every_algorithm_of_the_plugin_is_accepted_and_the_keys_are_read_once(api, keys):
-    assert [status(api, genuine(keys, algorithm)) for algorithm in KEYS] == [200] * 5
-    assert keys.fetches == ["/api/auth/jwks"]
+def encoded(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
-def test_only_what_a_published_key_signed_for_us_is_accepted(api, keys):
-    private, secret = (
-        ed25519.Ed25519PrivateKey.generate(),
-        published("EdDSA", "EdDSA", KEYS["EdDSA"])["x"],
-    )
-    keys.keys.append({"kty": "oct", "kid": "oct", "alg": "HS256", "k": "c2VjcmV0" * 8})
-    keys.keys.append({"kty": "RSA", "kid": "odd", "alg": ["RS256"]} | {"use": "enc"})
-    keys.keys.pop()
+def with_header(keys: KeyServer, header: dict[str, object]) -> str:
+    """Return a token that a published key has signed, with any header; null leaves a name out."""
+    whole = {"alg": "EdDSA", "kid": "EdDSA", "typ": "JWT"} | header
+    sent = {name: value for name, value in whole.items() if value is not None}
+    payload = genuine(keys).split(".")[1]
+    text = f"{encoded(json.dumps(sent).encode())}.{payload}"
+    return f"{text}.{encoded(KEYS['EdDSA'].sign(text.encode()))}"
+
+
+def test_every_algorithm_of_the_plugin_is_accepted_and_the_keys_are_read_once(api, shared_keys):
+    assert [status(api, genuine(shared_keys, algorithm)) for algorithm in KEYS] == [200] * 5
+    assert shared_keys.fetches == ["/api/auth/jwks"]
+
+
+@pytest.mark.filterwarnings("ignore::jwt.InsecureKeyLengthWarning")
+@pytest.mark.parametrize(("method", "path", "body"), ROUTES)
+def test_only_what_a_published_key_signed_for_us_is_accepted(api, shared_keys, method, path, body):
+    url = shared_keys.url
+    another_key = ed25519.Ed25519PrivateKey.generate()
+    public_part = published("EdDSA", "EdDSA", KEYS["EdDSA"])["x"]
     refused = {
-        "another key": genuine(keys, key=private),
-        "kid of another key": genuine(keys, kid="ES256"),
-        "no kid": token(key=KEYS["EdDSA"], algorithm="EdDSA", iss=keys.url, aud=keys.url),
-        "unknown kid": genuine(keys, kid="unknown"),
-        "RS256 key used for PS256": genuine(keys, "PS256", key=KEYS["RS256"], kid="RS256"),
-        "algorithm not of the plugin": genuine(keys, "RS512", key=KEYS["RS256"], kid="RS256"),
-        "published secret": token(key=b"secret" * 8, kid="oct", iss=keys.url, aud=keys.url),
-        "public key as secret": token(key=secret, kid="EdDSA", iss=keys.url, aud=keys.url),
-        "no issuer": genuine(keys, iss=None),
-        "no audience": genuine(keys, aud=None),
-        "another issuer": genuine(keys, iss="http://evil.example"),
-        "another audience": genuine(keys, aud="http://evil.example"),
-        "no exp": genuine(keys, exp=None),
-        "no sub": genuine(keys, sub=None),
-        "expired": genuine(keys, seconds=-60),
+        "another key": genuine(shared_keys, key=another_key),
+        "kid of another key": genuine(shared_keys, kid="ES256"),
+        "no kid": token(key=KEYS["EdDSA"], algorithm="EdDSA", iss=url, aud=url),
+        "unknown kid": genuine(shared_keys, kid="unknown"),
+        "RS256 key used for PS256": genuine(shared_keys, "PS256", key=KEYS["RS256"], kid="RS256"),
+        "PS256 key used for RS256": genuine(shared_keys, "RS256", key=KEYS["PS256"], kid="PS256"),
+        "algorithm not of the plugin": genuine(
+            shared_keys, "RS512", key=KEYS["RS256"], kid="RS256"
+        ),
+        "published secret": token(key=b"secret" * 8, kid="odd", iss=url, aud=url),
+        "public key as secret": token(key=public_part, kid="EdDSA", iss=url, aud=url),
+        "the very secret with HS384": token(algorithm="HS384", key=SECRET),
+        "the very secret with HS512": token(algorithm="HS512", key=SECRET),
+        "no issuer": genuine(shared_keys, iss=None),
+        "no audience": genuine(shared_keys, aud=None),
+        "another issuer": genuine(shared_keys, iss="http://evil.example"),
+        "another audience": genuine(shared_keys, aud="http://evil.example"),
+        "no exp": genuine(shared_keys, exp=None),
+        "no sub": genuine(shared_keys, sub=None),
+        "expired": genuine(shared_keys, seconds=-60),
     }
-    assert status(api, genuine(keys)) == 200
-    for method, path, body in ROUTES:
-        for name, text in refused.items():
-            headers = {"Authorization": f"Bearer {text}"}
-            answer = api.request(method, path.format(id=1), headers=headers, json=body)
-            assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer"), name
-    assert len(keys.fetches) == 1
+    assert status(api, genuine(shared_keys)) == 200
+    assert status(api, token(key=SECRET)) == 200
+    for name, text in refused.items():
+        headers = {"Authorization": f"Bearer {text}"}
+        answer = api.request(method, path.format(id=1), headers=headers, json=body)
+        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer"), name
 
 
-def test_any_number_of_forged_kids_costs_one_fetch_in_ten_seconds(api, keys):
-    assert [status(api, genuine(keys, kid=f"forged {number}")) for number in range(50)] == [
-        401
-    ] * 50
-    assert len(keys.fetches) == 1
+@pytest.mark.parametrize("header", ODD_HEADERS.values(), ids=ODD_HEADERS)
+def test_an_odd_header_is_401(api, shared_keys, header):
+    assert status(api, with_header(shared_keys, {})) == 200
+    assert status(api, with_header(shared_keys, header)) == 401
 
 
-def test_keys_that_cannot_be_read_are_503_and_never_stop_the_shared_secret(api, keys):
-    keys.status = 500
-    assert [status(api, genuine(keys)) for _ in range(3)] == [503] * 3
-    assert status(api, token()) == 200
+@pytest.mark.parametrize("odd_key", ODD_KEYS.values(), ids=ODD_KEYS)
+@pytest.mark.filterwarnings("ignore::jwt.InsecureKeyLengthWarning")
+def test_an_odd_key_costs_the_others_nothing_and_makes_no_token_genuine(keys, module, odd_key):
+    keys.keys = [odd_key, *keys.keys, odd_key]
+
+    async def scenario() -> None:
+        for algorithm in KEYS:
+            assert (await module.verify(genuine(keys, algorithm))).id == "ada"
+            with pytest.raises(jwt.PyJWTError):
+                await module.verify(genuine(keys, algorithm, kid="odd"))
+        with pytest.raises(jwt.PyJWTError):
+            await module.verify(token(key=b"secret" * 8, kid="odd", iss=keys.url, aud=keys.url))
+
+    asyncio.run(scenario())
     assert len(keys.fetches) == 1
 
 
@@ -163,80 +305,297 @@ def test_keys_that_cannot_be_read_are_503_and_never_stop_the_shared_secret(api, 
         b"{}",
         b"null",
         b'{"keys": []}',
+        b'{"keys": null}',
+        b'{"keys": {"kty": "RSA"}}',
+        b'{"keys": "EdDSA"}',
         b'{"keys": 5}',
         b'{"keys": [5]}',
         b'{"keys": [{"kty": "RSA", "alg": ["RS256"], "kid": "EdDSA"}]}',
         b'{"keys": [{"kty": "oct", "k": "AA", "alg": "none", "kid": "EdDSA"}]}',
         b"[" * 100000,
+        b'{"keys": ' + b"9" * 10000 + b"}",
     ],
     ids=lambda body: repr(body)[:60],
 )
-def test_whatever_else_stands_there_means_that_the_keys_are_unavailable(keys, body, module):
+def test_whatever_else_stands_there_means_that_the_keys_are_unavailable(keys, module, clock, body):
     keys.body = body
-    reader = module.PublishedKeys()
-    with pytest.raises(ConnectionError):
-        asyncio.run(reader.get("EdDSA"))
-    assert reader.retry < time.monotonic() + 10  # it will be tried again
 
-
-def test_a_key_that_cannot_be_used_does_not_spoil_the_others(keys, module):
-    keys.keys = [{"kty": "OKP", "crv": "Ed448", "kid": "new"}, {"kid": 5}, 5, *keys.keys]
-    assert asyncio.run(module.PublishedKeys().get("EdDSA")).key_id == "EdDSA"
-
-
-def test_known_keys_outlive_an_outage_and_new_ones_are_found_after_it(keys, module):
     async def scenario() -> None:
-        reader = module.PublishedKeys()
-        assert (await reader.get("EdDSA")).key_id == "EdDSA"
-        reader.stale = reader.retry = 0  # five minutes later
+        with pytest.raises(module.KeysUnavailableError):
+            await module.published.get("EdDSA")
+        keys.body = None
+        clock.moved += RETRY
+        assert (await module.published.get("EdDSA")).key_id == "EdDSA"
+
+    asyncio.run(scenario())
+
+
+def test_keys_that_cannot_be_read_never_stop_the_shared_secret(keys, module):
+    keys.status = 500
+
+    async def scenario() -> None:
+        for _ in range(3):
+            with pytest.raises(module.KeysUnavailableError):
+                await module.verify(genuine(keys))
+        assert (await module.verify(token())).id == "ada"
+
+    asyncio.run(scenario())
+    assert len(keys.fetches) == 1
+
+
+def test_any_number_of_forged_kids_costs_one_fetch_in_ten_seconds(keys, module, clock):
+    async def forge(first: int) -> None:
+        tokens = [genuine(keys, kid=f"forged {first + number}") for number in range(50)]
+        found = await asyncio.gather(*map(module.verify, tokens), return_exceptions=True)
+        assert {type(error) for error in found} == {jwt.InvalidSignatureError}
+
+    async def scenario() -> None:
+        await forge(0)
+        assert len(keys.fetches) == 1
+        clock.moved += RETRY - 0.1
+        await forge(50)
+        assert len(keys.fetches) == 1
+        clock.moved += 0.2
+        await forge(100)
+        assert len(keys.fetches) == 2
+
+    asyncio.run(scenario())
+
+
+def test_keys_are_read_again_after_five_minutes_and_not_before(keys, module, clock):
+    async def scenario() -> None:
+        await module.published.get("EdDSA")
+        clock.moved += FRESH - 1
+        await module.published.get("EdDSA")
+        assert len(keys.fetches) == 1
+        clock.moved += 2
+        await module.published.get("EdDSA")  # which does not wait for the answer
+        await module.published.attempt
+        assert len(keys.fetches) == 2
+        assert set(module.published.keys) == ALL_KIDS
+
+    asyncio.run(scenario())
+
+
+def test_known_keys_outlive_an_outage_and_new_ones_are_found_after_it(keys, module, clock):
+    reader = module.published
+
+    async def scenario() -> None:
+        await reader.get("EdDSA")
         keys.status = 500
-        assert (await reader.get("EdDSA")).key_id == "EdDSA"
-        with pytest.raises(ConnectionError):
+        clock.moved += FRESH + 1
+        for _ in range(100):  # the outage lasts a quarter of an hour, in which somebody asks
+            clock.moved += RETRY
+            assert (await reader.get("EdDSA")).key_id == "EdDSA"
+            await reader.attempt
+        assert len(keys.fetches) == 101
+        with pytest.raises(module.KeysUnavailableError):
             await reader.get("new")
-        assert (await reader.get("EdDSA")).key_id == "EdDSA"
-        keys.status, keys.keys = 200, [published("new", "ES256", KEYS["ES256"])]
-        with pytest.raises(ConnectionError):  # not asked again so soon
+        keys.status = 200
+        keys.keys = [published("new", "ES256", KEYS["ES256"])]
+        with pytest.raises(module.KeysUnavailableError):  # not asked again so soon
             await reader.get("new")
-        reader.retry = 0  # ten seconds later
+        clock.moved += RETRY
         assert (await reader.get("new")).key_id == "new"
         with pytest.raises(jwt.InvalidTokenError):  # withdrawn
             await reader.get("EdDSA")
-        assert len(keys.fetches) == 3
+        assert len(keys.fetches) == 102
 
     asyncio.run(scenario())
 
 
-def test_a_remembered_token_is_forgotten_when_its_key_is_withdrawn(keys, module):
+def test_known_keys_outlive_an_outage_that_begins_in_a_quiet_night(keys, module, clock):
     async def scenario() -> None:
-        old, other = genuine(keys, sub="ada"), genuine(keys, "ES256", sub="bob")
-        assert (await module.verify(old)).id == "ada"
-        keys.keys = [published("ES256", "ES256", KEYS["ES256"])]
-        assert (await module.verify(old)).id == "ada"  # until the keys are read again
-        module.published.stale = module.published.retry = 0
-        assert (await module.verify(other)).id == "bob"
-        await module.published.reading
-        with pytest.raises(jwt.InvalidTokenError):
-            await module.verify(old)
+        await module.verify(genuine(keys))
+        keys.status = 500
+        clock.moved += 8 * 3600
+        assert (await module.verify(genuine(keys, sub="eve"))).id == "eve"
+        assert len(keys.fetches) == 2
 
     asyncio.run(scenario())
 
 
-def test_a_hanging_endpoint_holds_up_only_those_whose_key_is_unknown(api, keys):
+def test_a_withdrawn_key_is_good_for_no_token_after_a_quiet_night(keys, module, clock):
+    async def scenario() -> None:
+        remembered = genuine(keys)
+        await module.verify(remembered)
+        keys.withdraw("EdDSA")
+        clock.moved += OLD + 1
+        tokens = [remembered, *(genuine(keys, sub=f"user {number}") for number in range(10))]
+        found = await asyncio.gather(*map(module.verify, tokens), return_exceptions=True)
+        assert {type(error) for error in found} == {jwt.InvalidSignatureError}
+        assert len(keys.fetches) == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_remembered_token_is_forgotten_when_its_key_is_withdrawn(keys, module, clock):
+    async def scenario() -> None:
+        withdrawn = genuine(keys, sub="ada")
+        other = genuine(keys, "ES256", sub="bob")
+        assert (await module.verify(withdrawn)).id == "ada"
+        keys.withdraw("EdDSA")
+        assert (await module.verify(withdrawn)).id == "ada"  # until the keys are read again
+        clock.moved += FRESH + 1
+        assert (await module.verify(other)).id == "bob"
+        await module.published.attempt
+        with pytest.raises(jwt.InvalidSignatureError):
+            await module.verify(withdrawn)
+
+    asyncio.run(scenario())
+
+
+def test_no_token_is_remembered_by_keys_that_are_replaced_while_it_is_verified(
+    keys, module, clock, monkeypatch
+):
+    decode = jwt.decode
+
+    def decode_slowly(*arguments: object, **options: object) -> object:
+        claims = decode(*arguments, **options)
+        keys.free.set()
+        time.sleep(0.2)  # the keys are read meanwhile
+        return claims
+
+    async def scenario() -> None:
+        withdrawn = genuine(keys)
+        await module.published.get("EdDSA")
+        keys.withdraw("EdDSA")
+        keys.free.clear()
+        clock.moved += FRESH + 1
+        with monkeypatch.context() as patch:
+            patch.setattr(jwt, "decode", decode_slowly)
+            assert (await module.verify(withdrawn)).id == "ada"
+        await module.published.attempt
+        with pytest.raises(jwt.InvalidSignatureError):
+            await module.verify(withdrawn)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_an_unknown_kid_empties_the_memory_only_if_the_keys_have_changed(
+    keys, module, clock, is_changed
+):
+    async def scenario() -> None:
+        await module.verify(genuine(keys))
+        await module.verify(token())
+        known = dict(module.remembered)
+        assert len(known) == 2
+        clock.moved += RETRY
+        if is_changed:
+            keys.withdraw("PS256")
+        with pytest.raises(jwt.InvalidSignatureError):
+            await module.verify(genuine(keys, kid="forged"))
+        assert len(keys.fetches) == 2
+        assert module.remembered == ({} if is_changed else known)
+
+    asyncio.run(scenario())
+
+
+def test_the_memory_of_tokens_is_bounded(module, monkeypatch):
+    assert module.MAX_REMEMBERED_TOKENS * module.MAX_TOKEN_LENGTH <= 16 * 2**20
+    monkeypatch.setattr(module, "MAX_REMEMBERED_TOKENS", 5)
+
+    async def scenario() -> None:
+        for number in range(23):
+            await module.verify(token(f"user {number}"))
+            assert 1 <= len(module.remembered) <= 5
+
+    asyncio.run(scenario())
+
+
+def test_a_token_that_is_refused_is_not_remembered(keys, module):
+    async def scenario() -> None:
+        for refused in (genuine(keys, seconds=-60), genuine(keys, kid="forged"), token(sub="")):
+            with pytest.raises(jwt.PyJWTError):
+                await module.verify(refused)
+        assert module.remembered == {}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_trickling", [False, True], ids=["silent", "trickling"])
+def test_an_endpoint_that_hangs_holds_up_only_those_whose_key_is_unknown(
+    keys, module, clock, monkeypatch, is_trickling
+):
+    monkeypatch.setattr(module, "KEYS_TIMEOUT", 0.3)
+    reader = module.PublishedKeys(module.KEYS_URL)
+
+    async def seconds_until_unavailable(kid: str) -> float:
+        began = time.monotonic()
+        with pytest.raises(module.KeysUnavailableError):
+            await reader.get(kid)
+        return time.monotonic() - began
+
+    async def scenario() -> None:
+        await reader.get("EdDSA")
+        keys.is_trickling = is_trickling
+        if not is_trickling:
+            keys.free.clear()
+        clock.moved += FRESH + 1
+        for _ in range(3):
+            clock.moved += RETRY
+            waiting = asyncio.create_task(seconds_until_unavailable("new"))
+            await asyncio.sleep(0)
+            for _ in range(100):
+                assert (await reader.get("EdDSA")).key_id == "EdDSA"
+            assert not waiting.done()
+            assert 0.2 < await waiting < 1
+        assert len(keys.fetches) == 4  # each attempt has ended before the next
+
+    async def bounded_scenario() -> None:
+        try:
+            await asyncio.wait_for(scenario(), 10)
+        finally:
+            keys.is_stopping.set()
+            keys.free.set()
+
+    asyncio.run(bounded_scenario())
+
+
+def test_a_hanging_endpoint_holds_up_known_keys_once_after_a_quiet_night(
+    keys, module, clock, monkeypatch
+):
+    monkeypatch.setattr(module, "KEYS_TIMEOUT", 0.3)
+    reader = module.PublishedKeys(module.KEYS_URL)
+
+    async def scenario() -> None:
+        await reader.get("EdDSA")
+        keys.free.clear()
+        clock.moved += 8 * 3600
+        for least, most in ((0.2, 1), (0, 0.2), (0, 0.2)):
+            began = time.monotonic()
+            assert (await reader.get("EdDSA")).key_id == "EdDSA"
+            assert least < time.monotonic() - began < most
+            clock.moved += RETRY
+        keys.free.set()
+
+    asyncio.run(scenario())
+
+
+def test_a_hanging_endpoint_is_503_in_time_and_holds_up_nobody_else(database, keys):
     keys.free.clear()
-    waiting = threading.Thread(
-        target=lambda: waited.append((status(api, genuine(keys)), time.monotonic()))
-    )
     waited: list[tuple[int, float]] = []
-    start = time.monotonic()
-    waiting.start()
-    while not keys.fetches:
-        assert time.monotonic() < start + 3
-    assert status(api, token()) == 200
-    assert api.client.get("/health").status_code == 200
-    assert not waited
-    waiting.join()
-    assert waited[0][0] == 503
-    assert waited[0][1] - start < 5
+
+    def wait() -> None:
+        began = time.monotonic()
+        waited.append((status(api, genuine(keys)), time.monotonic() - began))
+
+    url = database.create_database()
+    with service(NEON_DATABASE_URL=url, BETTER_AUTH_URL=keys.url) as api:
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        due = time.monotonic() + 3
+        while not keys.fetches:
+            assert time.monotonic() < due
+        assert status(api, token()) == 200
+        assert api.client.get("/health").status_code == 200
+        assert not waited
+        waiting.join()
+        assert len(waited) == 1
+        answered, seconds = waited[0]
+        assert answered == 503
+        assert seconds < 5
 
 
 @pytest.mark.parametrize(

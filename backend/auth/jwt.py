@@ -87,7 +87,7 @@ class PublishedKeys:
         if not is_known or time.monotonic() > self.fresh_until:
             self.begin_attempt()
         if self.attempt and (not is_known or self.everybody_waits):
-            await asyncio.wait([self.attempt], timeout=KEYS_TIMEOUT)
+            await asyncio.wait([self.attempt])
         if kid in self.keys:
             return self.keys[kid]
         if time.monotonic() < self.fresh_until:
@@ -106,7 +106,9 @@ class PublishedKeys:
     async def read(self) -> None:
         """Read the keys in a thread, and put them in place here, on the event loop."""
         try:
-            document = await asyncio.to_thread(self.client.fetch_data)
+            # The client's own timeout is for each byte, and an answer may trickle.
+            fetching = asyncio.to_thread(self.client.fetch_data)
+            document = await asyncio.wait_for(fetching, KEYS_TIMEOUT)
             keys = usable_keys(document)
         except Exception as error:  # noqa: BLE001 - anything may stand at that address
             name = type(error).__name__
