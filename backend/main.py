@@ -11,7 +11,6 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, RedirectResponse
-from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -67,11 +66,6 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     close_idle()
 
 
-def operation_id(route: APIRoute) -> str:
-    """Name an operation as its function, for client generators make function names of it."""
-    return route.name
-
-
 class BodyLimitMiddleware:
     """Refuse a body over `max_size` bytes with 413 while it arrives.
 
@@ -104,7 +98,7 @@ app = FastAPI(
     description=DESCRIPTION,
     routes=list(tasks.router.routes),  # include_router would match every request twice
     redirect_slashes=False,  # a redirect would go to whatever the Host header says
-    generate_unique_id_function=operation_id,
+    generate_unique_id_function=tasks.operation_id,
     lifespan=lifespan,
 )
 app.add_middleware(BodyLimitMiddleware, max_size=MAX_BODY_SIZE)
