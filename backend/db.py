@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 import anyio
 import psycopg2
 from psycopg2 import errors, extensions
-from sqlalchemy import ClauseElement, Connection, Table, create_engine, exc, func, select
+from sqlalchemy import ClauseElement, Connection, Table, create_engine, exc, func, inspect, select
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import await_, greenlet_spawn
 from sqlmodel import SQLModel
