@@ -8,11 +8,12 @@ from dotenv import load_dotenv
 ROOT = Path(__file__).resolve().parent.parent
 
 # Seconds. An answer is due within 5, so all that a request waits for shares one deadline.
-DEADLINE = 4.5  # signing keys, queue, connection and statement together
-KEYS_TIMEOUT = 3.0  # reading the signing keys, which leaves 1.5 for the database
-STATEMENT_MARGIN = 0.25  # PostgreSQL ends a statement this much before the deadline
-CONNECT_TIMEOUT = 4  # connecting at start
-LOCK_TIMEOUT = 7  # each of the two locks of a start, which ends within 15
+DEADLINE = 4.5  # The signing keys, a free connection and the statement together.
+KEYS_TIMEOUT = 3.0  # Reading the signing keys. It leaves 1.5 for the database.
+STATEMENT_MARGIN = 0.25  # PostgreSQL ends a statement at least this much before the deadline.
+# Seconds. A start that has to wait ends with a line.
+CONNECT_TIMEOUT = 4
+LOCK_TIMEOUT = 7  # It may wait twice: for the start of another worker, and for a table.
 
 
 class UnavailableError(Exception):
@@ -29,7 +30,8 @@ def prefer_database_url() -> None:
 def load_settings() -> None:
     """Load .env.local, then .env; what is set already stays.
 
-    Whoever names a database gets that one: a DATABASE_URL counts before the next file is read.
+    A DATABASE_URL in the environment beats a NEON_DATABASE_URL in .env.local, and one in
+    .env.local beats one in .env: whoever names a database gets that one.
     """
     for name in (".env.local", ".env"):
         prefer_database_url()

@@ -1,4 +1,4 @@
-"""The one question before every route: who is this, and is it their path?"""
+"""What every route of the tasks asks first: who is this, and is it their path?"""
 
 import logging
 from typing import Annotated
@@ -21,7 +21,7 @@ bearer = HTTPBearer(bearerFormat="JWT", auto_error=False)
 
 
 def refusal(detail: str) -> HTTPException:
-    """Return a 401 as RFC 6750, section 3 asks for it."""
+    """Return a 401, with the header that RFC 6750, section 3 asks for."""
     return HTTPException(401, detail, headers={"WWW-Authenticate": "Bearer"})
 
 
@@ -32,7 +32,7 @@ async def get_current_user(
 
     Raise 401 if it is missing or not genuine, and 403 if the path is another user's.
     """
-    start_deadline()
+    start_deadline()  # What follows is the first thing for which a request may have to wait.
     if credentials is None:
         raise refusal(MISSING)
     token = credentials.credentials

@@ -73,10 +73,13 @@ def none_if_empty(text: str) -> str | None:
 
 
 def not_sent() -> None:
-    """Be the default of a field that may be left out, but not be null."""
+    """Return the default of a field that may be left out, but must not be null.
+
+    pydantic does not validate a default, and OpenAPI does not show one that a function returns.
+    """
 
 
-# Unicode's white space, spelled out because \s means other characters in other languages.
+# Unicode's white space, spelled out: clients read the pattern, and JavaScript's \s is another set.
 BLANK = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 NOT_BLANK = rf"^[^\x00]*[^{BLANK}\x00][^\x00]*$"
 
@@ -137,7 +140,7 @@ PROBLEMS = {
     409: ("The user can have no more tasks.", "You have 10000 tasks already, which is the most."),
     413: ("The body is too large.", "The body is larger than 65536 bytes."),
     503: (
-        "What may pass: try again after `Retry-After` seconds.",
+        "The database or the keys are away; try again after `Retry-After` seconds.",
         "The database or the sign-in keys are unavailable.",
     ),
 }

@@ -1,4 +1,4 @@
-"""Tokens: which are genuine, and whose they are. Knows no HTTP."""
+"""Tokens: which are genuine, and whose they are. It knows nothing of requests and answers."""
 
 import argparse
 import asyncio
@@ -15,22 +15,23 @@ from backend import KEYS_TIMEOUT, UnavailableError
 from backend.models import User
 
 PLUGIN_ALGORITHMS = ("EdDSA", "ES256", "ES512", "RS256", "PS256")  # of Better Auth's jwt plugin
-MAX_TOKEN_LENGTH = 8192  # PyJWT looks at every byte, genuine or not
+MAX_TOKEN_LENGTH = 8192  # PyJWT looks at every byte, genuine or not.
 MAX_REMEMBERED_TOKENS = 2048
 # Seconds.
-LEEWAY = 30  # by which clocks may differ
-KEYS_FRESH = 300  # for which the keys that were read count as all there are
-KEYS_OLD = 600  # after which no token is accepted before another attempt to read them
-KEYS_RETRY = 10  # between two attempts
+LEEWAY = 30  # Clocks may differ by so much.
+KEYS_FRESH = 300  # For so long, the keys that were read count as all that there are.
+KEYS_RETRY = 10  # Between two attempts to read them.
+KEYS_FORGOTTEN = 600  # If nobody has attempted it for so long, the next attempt holds up everybody.
 
 Claims = dict[str, Any]
+KeySet = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
 
 def read_secret() -> str:
     """Return BETTER_AUTH_SECRET, or raise SystemExit if HS256 would not be safe with it."""
-    secret = os.environ.get("BETTER_AUTH_SECRET", "").rstrip("\r\n")
+    secret = os.environ.get("BETTER_AUTH_SECRET", "").rstrip("\r\n")  # as from a file
     if len(secret.encode()) < 32:
         raise SystemExit("BETTER_AUTH_SECRET must have at least 32 bytes (RFC 7518, section 3.2).")
     try:
@@ -41,18 +42,19 @@ def read_secret() -> str:
 
 
 def read_origin(name: str, address: str) -> str:
-    """Return an address's origin as browsers write it (RFC 6454, section 6.2).
+    """Return the origin of an address as browsers write it (RFC 6454, section 6.2).
 
-    Raise SystemExit with the name of the setting if the address is none, or holds a password.
+    Raise SystemExit with the name of the setting if it is no address, or has a wildcard or a
+    password in it.
     """
-    problem = f"{name} must be an address such as https://app.example.com."
     try:
-        url = AnyHttpUrl(address.strip().replace("*", " "))  # no wildcards
+        url = AnyHttpUrl(address.strip())
     except ValueError:
-        raise SystemExit(problem) from None
-    if url.username or url.password:
-        raise SystemExit(problem)
-    return "/".join(str(url).split("/")[:3])
+        url = None
+    if url is None or url.username or url.password or "*" in address:
+        raise SystemExit(f"{name} must be an address such as https://app.example.com.")
+    scheme, _, host, *_ = str(url).split("/")
+    return f"{scheme}//{host}"
 
 
 SECRET = read_secret()
@@ -62,15 +64,23 @@ ISSUER = os.environ.get("BETTER_AUTH_ISSUER") or ORIGIN
 AUDIENCE = os.environ.get("BETTER_AUTH_AUDIENCE") or ORIGIN
 AUTH_PATH = urlsplit(URL).path.rstrip("/") or "/api/auth"
 KEYS_URL = os.environ.get("BETTER_AUTH_JWKS_URL") or f"{ORIGIN}{AUTH_PATH}/jwks"
-read_origin("BETTER_AUTH_JWKS_URL", KEYS_URL)
+read_origin("BETTER_AUTH_JWKS_URL", KEYS_URL)  # only to refuse what is no address
+
+# Genuine tokens, each with its user and the Unix time until which it is not checked again.
+remembered: dict[str, tuple[User, float]] = {}
 
 
 class PublishedKeys:
-    """The keys that the frontend publishes (RFC 7517), kept while their address is down."""
+    """The keys that the frontend publishes (RFC 7517), kept while their address is down.
+
+    A key that was read in the last 5 minutes is returned at once. An older one is returned at
+    once, too, while the keys are read again beside it. An unknown one waits for that. After 10
+    minutes without any attempt, as in a quiet night, all wait: the old keys may be withdrawn.
+    """
 
     def __init__(self, url: str) -> None:
         self.client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=KEYS_TIMEOUT)
-        self.document: Claims = {}  # as it was read last
+        self.key_set: KeySet = {}  # as it was read last
         self.keys: dict[str | None, jwt.PyJWK] = {}  # those in it that can be used, by their ids
         self.fresh_until = 0.0  # on the clock of time.monotonic()
         self.attempted_at = float("-inf")
@@ -80,8 +90,7 @@ class PublishedKeys:
     async def get(self, kid: str | None) -> jwt.PyJWK:
         """Return the key with this id.
 
-        Raise InvalidTokenError if there is none, and UnavailableError if nobody can say.
-        While the keys are read, only those wait whose key is unknown, or was read long ago.
+        Raise InvalidSignatureError if there is none, and UnavailableError if nobody can say.
         """
         is_known = kid in self.keys
         if not is_known or time.monotonic() > self.fresh_until:
@@ -95,37 +104,37 @@ class PublishedKeys:
         raise UnavailableError
 
     def begin_attempt(self) -> None:
-        """Begin to read the keys, unless that was done a moment ago, or is being done."""
+        """Begin to read the keys, unless that is being done, or was done a moment ago."""
         seconds_since = time.monotonic() - self.attempted_at
         is_running = self.attempt and not self.attempt.done()
         if seconds_since >= KEYS_RETRY and not is_running:
             self.attempted_at = time.monotonic()
-            self.everybody_waits = seconds_since > KEYS_OLD
+            self.everybody_waits = seconds_since > KEYS_FORGOTTEN
             self.attempt = asyncio.create_task(self.read())
 
     async def read(self) -> None:
         """Read the keys in a thread, and put them in place here, on the event loop."""
         try:
-            # The client's own timeout is for each byte, and an answer may trickle.
+            # The client's own timeout counts from each byte, and an answer may trickle.
             fetching = asyncio.to_thread(self.client.fetch_data)
-            document = await asyncio.wait_for(fetching, KEYS_TIMEOUT)
-            keys = usable_keys(document)
+            key_set = await asyncio.wait_for(fetching, KEYS_TIMEOUT)
+            keys = usable_keys(key_set)
         except Exception as error:  # noqa: BLE001 - anything may stand at that address
             name = type(error).__name__
             logger.warning("signing keys unavailable at %s: %s", self.client.uri, name)
         else:
-            if document != self.document:
-                remembered.clear()
-            self.document = document
+            if key_set != self.key_set:
+                remembered.clear()  # A key that signed some of them may be withdrawn.
+            self.key_set = key_set
             self.keys = keys
             self.fresh_until = time.monotonic() + KEYS_FRESH
         self.everybody_waits = False
 
 
-def usable_keys(document: Claims) -> dict[str | None, jwt.PyJWK]:
+def usable_keys(key_set: KeySet) -> dict[str | None, jwt.PyJWK]:
     """Return the keys of a key set by their ids, without odd ones; raise LookupError for none."""
     keys: dict[str | None, jwt.PyJWK] = {}
-    for member in document["keys"]:
+    for member in key_set["keys"]:
         try:
             key = jwt.PyJWK(member)
             if key.algorithm_name in PLUGIN_ALGORITHMS and key.public_key_use in ("sig", None):
@@ -138,8 +147,6 @@ def usable_keys(document: Claims) -> dict[str | None, jwt.PyJWK]:
 
 
 published = PublishedKeys(KEYS_URL)
-# Genuine tokens, each with its user and the Unix time until which it needs no other look.
-remembered: dict[str, tuple[User, float]] = {}
 
 
 async def verify(token: str) -> User:
@@ -158,20 +165,21 @@ async def verify(token: str) -> User:
     key: Any = SECRET
     algorithm = "HS256"
     until = float("inf")
-    by_plugin = header.get("alg") in PLUGIN_ALGORITHMS
-    if by_plugin:
+    is_of_plugin = header.get("alg") in PLUGIN_ALGORITHMS
+    if is_of_plugin:
         key = await published.get(header.get("kid"))
-        algorithm = key.algorithm_name  # never the token's own word
-        until = time.time() + published.fresh_until - time.monotonic()
+        algorithm = key.algorithm_name  # never the one that the token names
+        fresh_seconds = published.fresh_until - time.monotonic()
+        until = time.time() + fresh_seconds
     claims = jwt.decode(
         token,
         key,
         algorithms=[algorithm],
         options={
             "require": ["exp", "sub"],
-            # The plugin names both, always. Other tokens may leave them out.
-            "verify_iss": by_plugin or "iss" in unverified["payload"],
-            "verify_aud": by_plugin or "aud" in unverified["payload"],
+            # The plugin always names issuer and audience. A shared secret's token need not.
+            "verify_iss": is_of_plugin or "iss" in unverified["payload"],
+            "verify_aud": is_of_plugin or "aud" in unverified["payload"],
         },
         issuer=ISSUER,
         audience=AUDIENCE,
@@ -214,8 +222,8 @@ def main() -> None:
         prog="python -m backend.auth.jwt", description="Print a token for a user."
     )
     parser.add_argument("user_id")
-    seconds = "how long it is valid (default: %(default)s)"
-    parser.add_argument("--seconds", type=int, default=3600, help=seconds)
+    help_text = "how long it is valid (default: %(default)s)"
+    parser.add_argument("--seconds", type=int, default=3600, help=help_text)
     arguments = parser.parse_args()
     claims = {"sub": arguments.user_id, "exp": int(time.time()) + arguments.seconds}
     print(jwt.encode(claims, SECRET))

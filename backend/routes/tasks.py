@@ -49,7 +49,7 @@ def as_json_array(tasks: str) -> str:
                 replace(to_char(updated_at, {TIME}), '.000000Z', 'Z') AS updated_at
             FROM ({tasks}) AS own_task
         ) AS task
-    """  # noqa: S608 - which is one of the statements below
+    """  # noqa: S608 - `tasks` is a statement of this file
 
 
 # `user_id` is always the `sub` of a verified token, never a value of the request.
@@ -61,7 +61,7 @@ LIST = as_json_array(
             col(Task.completed) == any_(bindparam("completed")),
         )
         .order_by(
-            case((bindparam("by_title"), func.lower(Task.title))),
+            case((bindparam("by_title"), func.lower(Task.title))),  # null if it is false
             col(Task.id).desc(),
         )
     )
@@ -72,7 +72,8 @@ READ = prepare(
         col(Task.id) == bindparam("task_id"),
     )
 )
-# The user's row goes along where there is none; one that exists is not touched.
+# A user's first task also makes the user's row. With a row that exists nothing is attempted: its
+# table may be Better Auth's, and require more columns. The conflict is that of two first tasks.
 CREATE = prepare(
     text("""
         WITH owner AS (
@@ -143,14 +144,14 @@ TRIAL = {
     "new_completed": None,
 }
 
-COMPLETED = {"all": [False, True], "pending": [False], "completed": [True]}
+COMPLETED_VALUES = {"all": [False, True], "pending": [False], "completed": [True]}
 NO_SUCH_TASK = "You have no such task."
 TOO_MANY_TASKS = f"You have {MAX_TASKS} tasks already, which is the most."
 NOT_SIGNED_UP = "The table users has no row for you, and wants more than your token says."
 
 
 def only_digits(text: str) -> str | None:
-    """Let digits through alone: pydantic would read 1_0 and +1 as numbers, too."""
+    """Return text of digits alone, else None: pydantic would take 1_0 and +1 for numbers, too."""
     return text if text.isdecimal() else None
 
 
@@ -190,7 +191,11 @@ async def fetch_task(statement: str, **values: Any) -> Row:
 
 
 def answer(task: Row, status_code: int = 200) -> Response:
-    """Answer with a row as it is, where response_model would check again what PostgreSQL says."""
+    """Answer with a row as PostgreSQL gave it.
+
+    The routes name a response_model for the document only: to check again what the table already
+    guarantees would be work for nothing.
+    """
     return Response(to_json(task), status_code, media_type="application/json")
 
 
@@ -198,7 +203,9 @@ def answer(task: Row, status_code: int = 200) -> Response:
 @router.get("", response_model=list[TaskPublic], summary="List the tasks")
 async def list_tasks(user: CurrentUser, status: Status = "all", sort: Sort = "created") -> Response:
     """The user's own tasks as a bare array, empty for a user who has none."""
-    rows = await fetch(LIST, user_id=user.id, completed=COMPLETED[status], by_title=sort == "title")
+    rows = await fetch(
+        LIST, user_id=user.id, completed=COMPLETED_VALUES[status], by_title=sort == "title"
+    )
     return Response(rows[0]["tasks"], media_type="application/json")
 
 
