@@ -39,6 +39,13 @@ def by_the_book(database):
         yield api
 
 
+def test_the_start_leaves_no_rows_behind(by_the_book, database):
+    owners = "SELECT count(*) FROM {} WHERE {} = repeat(chr(10), 255)"
+    for columns in (("users", "id"), ("tasks", "user_id")):
+        rows = database.execute(owners.format(*columns), url=by_the_book.database)
+        assert rows == [(0,)]
+
+
 def test_tables_by_the_book_serve_all_six_routes(by_the_book, user):
     use_all_six_routes(by_the_book, user)
 
