@@ -62,7 +62,7 @@ def make_database(database: Postgres, *statements: str) -> str:
     """Return the address of a new database, in which one role owns what these statements make."""
     url = database.create_database()
     owner = table_owner(database)
-    database.execute(f"ALTER SCHEMA public OWNER TO {owner}", url=url)
+    database.execute(f"ALTER DATABASE {url.rpartition('/')[2]} OWNER TO {owner}", url=url)
     url = url.replace("postgres@", f"{owner}:hunter2@")
     for statement in statements:
         database.execute(statement, url=url)
