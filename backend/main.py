@@ -181,10 +181,15 @@ async def unavailable(_request: Request, _error: Exception) -> JSONResponse:
 async def statement_failed(_request: Request, error: psycopg2.Error) -> JSONResponse:
     """Answer 500 if a table was changed after the start, or to a bug.
 
-    PostgreSQL's own message quotes the user's data, so the log has only the name of the error.
+    PostgreSQL's own message may quote the user's data, so the log goes without it.
     """
-    places = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("statement failed: %s\n%s", type(error).__name__, places)
+    logger.error(
+        "statement failed: %s, table %s, column %s\n%s",
+        type(error).__name__,
+        error.diag.table_name,
+        error.diag.column_name,
+        "".join(traceback.format_tb(error.__traceback__)),
+    )
     return JSONResponse({"detail": "The database has refused this statement."}, 500)
 
 

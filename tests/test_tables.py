@@ -136,7 +136,7 @@ THEIR_TASKS = """
 """
 LISTS = [
     (tasks.LIST, {"completed": completed, "by_title": by_title})
-    for completed in tasks.COMPLETED.values()
+    for completed in tasks.COMPLETED_VALUES.values()
     for by_title in (False, True)
 ]
 OTHERS = [
@@ -176,7 +176,7 @@ def test_each_statement_is_one_index_scan_among_the_tasks_of_many_users(
     assert "Seq Scan" not in plan, plan
 
 
-@pytest.mark.parametrize("completed", tasks.COMPLETED.values(), ids=tasks.COMPLETED)
+@pytest.mark.parametrize("completed", tasks.COMPLETED_VALUES.values(), ids=tasks.COMPLETED_VALUES)
 def test_an_index_gives_newest_first_without_sorting(among_many, database, completed):
     """PostgreSQL may find it cheaper to fetch rows in the order of the disk, and sort those."""
     values = {"completed": completed, "by_title": False}

@@ -1,6 +1,6 @@
 """A process that uses an embedded PostgreSQL as the service does: `python -m tests.user FOLDER`.
 
-It prints libpq's parameters. For each line of its standard input it forks a child that ends at once.
+It prints libpq's parameters. For each line of its input it forks a child that ends at once.
 """
 
 import json

@@ -92,9 +92,7 @@ def sampled(measure: Callable[[], float]) -> Iterator[list[float]]:
         thread.join()
 
 
-def test_a_pool_of_ten_holds_ten_connections_while_everybody_waits_for_a_lock(
-    database: Postgres, url: str
-) -> None:
+def test_a_pool_of_ten_holds_ten_connections_while_everybody_waits_for_a_lock(url: str) -> None:
     with (
         service(NEON_DATABASE_URL=url, DATABASE_POOL_SIZE="10") as running,
         closing(psycopg2.connect(url)) as holder,

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: whatever ends the service ends it too, and whatever was left behind does not spoil it."""
+"""The embedded PostgreSQL ends with the service, and survives whatever was left behind."""
 
 import os
 import pwd

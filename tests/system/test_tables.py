@@ -469,7 +469,7 @@ def test_each_statement_is_one_index_scan_among_a_million_tasks(
 
 
 @pytest.mark.parametrize("user", ["many-1", "many-2", "nobody"])
-@pytest.mark.parametrize("completed", tasks.COMPLETED.values(), ids=tasks.COMPLETED)
+@pytest.mark.parametrize("completed", tasks.COMPLETED_VALUES.values(), ids=tasks.COMPLETED_VALUES)
 def test_an_index_gives_newest_first_without_sorting_among_a_million_tasks(
     database: Postgres, a_million: str, user: str, completed: list[bool]
 ) -> None:
