@@ -39,10 +39,10 @@ def by_the_book(database):
         yield api
 
 
-def test_the_start_leaves_no_rows_behind(by_the_book, database):
+def test_the_start_leaves_no_rows_behind(api, database):
     owners = "SELECT count(*) FROM {} WHERE {} = repeat(chr(10), 255)"
     for columns in (("users", "id"), ("tasks", "user_id")):
-        rows = database.execute(owners.format(*columns), url=by_the_book.database)
+        rows = database.execute(owners.format(*columns), url=api.database)
         assert rows == [(0,)]
 
 
