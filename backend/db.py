@@ -132,7 +132,8 @@ def create_tables(statements: list[str], trial: dict[str, Any]) -> None:
         with engine.begin() as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'")
             connection.execute(select(func.pg_advisory_xact_lock(START_LOCK)))
-            is_new = not inspect(connection).has_table("tasks")
+            has_table = inspect(connection).has_table
+            is_new = not has_table("tasks") and not has_table("users")
             SQLModel.metadata.create_all(connection)
             for table in SQLModel.metadata.sorted_tables:
                 check_columns(connection, table)

@@ -11,7 +11,6 @@ from tests.tables import (
     headers,
     make_database,
     refusal,
-    start_once,
     use_all_six_routes,
 )
 
@@ -34,33 +33,40 @@ MENDED_BY = (
 
 
 @pytest.fixture(scope="module")
-def by_the_book(database):
-    with service(NEON_DATABASE_URL=make_database(database, BY_THE_BOOK)) as api:
+def faulty(database):
+    """Return a database with four faults, and the line with which the service refuses it."""
+    url = make_database(database, BY_THE_BOOK, FOUR_FAULTS)
+    return url, refusal(url)
+
+
+@pytest.fixture(scope="module")
+def by_the_book(database, faulty):
+    """The service on that database, after the statement in the line has mended it."""
+    url, line = faulty
+    database.execute(line.partition("This mends it: ")[2], url=url)
+    with service(NEON_DATABASE_URL=url) as api:
         yield api
 
 
-def test_the_start_leaves_no_rows_behind(by_the_book, database):
+def test_the_start_leaves_no_rows_behind(api, database):
     owners = "SELECT count(*) FROM {} WHERE {} = repeat(chr(10), 255)"
     for columns in (("users", "id"), ("tasks", "user_id")):
-        rows = database.execute(owners.format(*columns), url=by_the_book.database)
+        rows = database.execute(owners.format(*columns), url=api.database)
         assert rows == [(0,)]
 
 
-def test_tables_by_the_book_serve_all_six_routes(by_the_book, user):
-    use_all_six_routes(by_the_book, user)
-
-
-def test_what_does_not_fit_is_one_line_with_the_statement_that_mends_it(database):
-    url = make_database(database, BY_THE_BOOK, FOUR_FAULTS)
-    line = refusal(url)
+def test_what_does_not_fit_is_one_line_with_the_statement_that_mends_it(faulty):
+    _, line = faulty
     assert line == (
         "The table tasks: title must be VARCHAR(200), "
         "created_at must be TIMESTAMP WITH TIME ZONE, "
         "updated_at must be TIMESTAMP WITH TIME ZONE, "
         f"priority must not be required. This mends it: {MENDED_BY}"
     )
-    database.execute(line.partition("This mends it: ")[2], url=url)
-    assert start_once(url).returncode == 0
+
+
+def test_tables_by_the_book_that_were_mended_serve_all_six_routes(by_the_book, user):
+    use_all_six_routes(by_the_book, user)
 
 
 # What happens to the tables while the service runs, how it is undone, and which error it gives.

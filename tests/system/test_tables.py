@@ -322,7 +322,7 @@ def test_the_statement_in_the_line_mends_the_table(
     with service(NEON_DATABASE_URL=url) as api:
         use_all_six_routes(api, "ada")
         (hers,) = api.request("GET", user="eve").json()
-        assert hers["created_at"] == "2026-01-02T03:04:05.000000Z"
+        assert hers["created_at"] == "2026-01-02T03:04:05Z"
 
 
 GUEST = "todo_guest"  # a role that owns nothing
@@ -332,7 +332,16 @@ SEQUENCE = f"GRANT USAGE ON SEQUENCE tasks_id_seq TO {GUEST}"
 READ_TASKS = f"GRANT SELECT ON tasks TO {GUEST}"
 READ_USERS = f"GRANT SELECT ON users TO {GUEST}"
 NO_SEQUENCE = f"{UNUSABLE}permission denied for sequence tasks_id_seq"
+TASKS_ARE_NEW = [
+    "DROP TABLE tasks",
+    f"GRANT CREATE ON SCHEMA public TO {GUEST}",
+    f"GRANT REFERENCES ON users TO {GUEST}",
+]
 LACKING = {
+    "the right to read users, where tasks is new": (
+        TASKS_ARE_NEW,
+        f"{UNUSABLE}permission denied for table users",
+    ),
     "every right": ([], f"{UNUSABLE}permission denied for table tasks"),
     "the right to change": (
         [READ_TASKS, READ_USERS, SEQUENCE],
