@@ -343,8 +343,9 @@ class Load:
         if not answer:
             return
         rows = answer.json()
-        if [row["id"] for row in rows] != sorted(row["id"] for row in rows):
-            self.broken.append(f"not in order: {rows}")
+        ids = [row["id"] for row in rows]
+        if ids != sorted(ids, reverse=True):
+            self.broken.append(f"not the newest first: {rows}")
         listed = {row["title"]: row for row in rows}
         if len(listed) < len(rows) or listed.keys() - tasks.keys():
             self.broken.append(f"{client.user} was shown a task twice, or of another: {rows}")
