@@ -61,8 +61,8 @@ const scenarios = {
     });
 
     const shown = [await shows(page, () => signUp(page))];
-    shown.push(await shows(page, () => add(page, "Milk")));
     shown.push(await shows(page, () => add(page, "Bread")));
+    shown.push(await shows(page, () => add(page, "Milk")));
     const first = page.locator("li").first();
     await first.locator("[name=title]").fill("Oat milk");
     shown.push(await shows(page, () => first.locator("[name=save]").click()));
@@ -126,9 +126,9 @@ const scenarios = {
 
   /** Try every verb from whatever origin the page has, with a genuine token, and without one. */
   async fetches(page) {
-    const [tasks, token] = JSON.parse(argument);
+    const [tasks, id, token] = JSON.parse(argument);
     return page.evaluate(
-      async ([tasks, token]) => {
+      async ([tasks, id, token]) => {
         const attempt = async (method, path, headers = { Authorization: `Bearer ${token}` }, body = undefined) => {
           try {
             const response = await fetch(tasks + path, { method, headers, body, credentials: "include" });
@@ -141,16 +141,16 @@ const scenarios = {
         return {
           list: await attempt("GET", ""),
           create: await attempt("POST", "", json, '{"title": "from elsewhere"}'),
-          read: await attempt("GET", "/1"),
-          update: await attempt("PUT", "/1", json, '{"title": "from elsewhere"}'),
-          toggle: await attempt("PATCH", "/1/complete"),
-          delete: await attempt("DELETE", "/1"),
+          read: await attempt("GET", `/${id}`),
+          update: await attempt("PUT", `/${id}`, json, '{"title": "from elsewhere"}'),
+          toggle: await attempt("PATCH", `/${id}/complete`),
+          delete: await attempt("DELETE", `/${id}`),
           // These need no preflight: they reach the service, and the page may still not read the answer.
           "list without a token": await attempt("GET", "", {}),
           "create as a form does": await attempt("POST", "", { "Content-Type": "text/plain" }, '{"title": "a"}'),
         };
       },
-      [tasks, token],
+      [tasks, id, token],
     );
   },
 };
