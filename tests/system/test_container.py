@@ -259,7 +259,7 @@ def test_a_wrong_setting_is_one_line_and_status_1(
 def test_without_any_setting_it_names_the_first_to_set(image: Image) -> None:
     ended = image.run(*image.config["Cmd"])
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
-    assert "NEON_DATABASE_URL" in ended.stderr
+    assert "BETTER_AUTH_SECRET" in ended.stderr
 
 
 def test_the_image_holds_what_runs_and_no_more(image: Image) -> None:

@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.system
 
 # Of the requests and their order. How many rounds of them there are depends on the machine.
 SEED = 1
-# What chance seldom finds: the limits, and what languages do not agree on, one character and a blank.
+# What chance seldom finds: the limits, and one character and a blank as languages differ on them.
 EDGES = [letter * length for letter in "x\N{GRINNING FACE}" for length in (200, 201, 1000, 1001)]
 EDGES += [
     "",
@@ -77,75 +78,92 @@ def differences(event: object) -> Iterator[tuple[str, str]]:
         yield f"the run has ended early: {event.stop_reason}", f"after {event.running_time:.0f} s"
 
 
-@pytest.mark.parametrize(
-    ("path_of", "token_of", "to_valid", "to_invalid", "seconds"),
-    [
-        # 401 since a missing token is invalid, too; 404 for a task that is not there, or an id with a slash in it.
-        pytest.param(
-            "ada", "ada", ["200", "201", "204", "404"], ["400", "401", "404"], 70, id="own-tasks"
-        ),
-        pytest.param(None, "ada", ["403"], ["401", "403"], 15, id="tasks-of-others"),
-        pytest.param("ada", None, ["401"], ["401"], 15, id="no-token"),
-    ],
-)
+class Run(NamedTuple):
+    """Requests of one user, and the statuses that they must meet, and no other."""
+
+    token_of: str | None
+    path_of: str | None  # or any user's
+    to_valid: list[str]
+    to_invalid: list[str]
+    seconds: int
+    most_tasks: str = "10000"  # of the user
+
+
+# A missing token is invalid, too, and so is an id with a slash in it, which is 404.
+RUNS = {
+    "own-tasks": Run("ada", "ada", ["200", "201", "204", "404"], ["400", "401", "404"], 70),
+    "one-task-at-most": Run(
+        "ada", "ada", ["200", "201", "204", "404", "409"], ["400", "401", "404"], 30, "1"
+    ),
+    "tasks-of-others": Run("ada", None, ["403"], ["401", "403"], 15),
+    "no-token": Run(None, "ada", ["401"], ["401"], 15),
+}
+
+
+def configuration(run: Run, users: Path) -> schemathesis.Config:
+    """Return Schemathesis's settings for a run, with a file of users and their tokens."""
+    edges = {"dictionary": "edges", "probability": 0.1}
+    parameters: dict[str, object] = {"body.title": edges, "body.description": edges}
+    if run.path_of:
+        parameters["path.user_id"] = run.path_of
+    auth: dict[str, object] = {}
+    if run.token_of:
+        # What ada has read is asked for again as bob, who must not get it.
+        auth["wfc"] = {"path": str(users), "user": run.token_of, "peers": ["ada", "bob"]}
+    return schemathesis.Config.from_dict(
+        {
+            "seed": SEED,
+            "workers": 1,  # several would send the same requests in another order each time
+            "max-time": run.seconds,
+            "continue-on-failure": True,
+            "request-timeout": 15,
+            "cache": {"enabled": False},
+            "generation": {"database": "none"},
+            "dictionaries": {"edges": {"values": EDGES}},  # valid or not is what the document says
+            "parameters": parameters,
+            "auth": auth,
+            "checks": {  # all are on
+                "positive_data_acceptance": {"expected-statuses": run.to_valid},
+                "negative_data_rejection": {"expected-statuses": run.to_invalid},
+            },
+        }
+    )
+
+
+def statuses(event: events.ScenarioFinished) -> Iterator[tuple[str, str]]:
+    """Yield the operation and the status of each answer."""
+    for case, interaction in event.recorder.interactions.items():
+        if interaction.response:
+            operation = event.recorder.cases[case].value.operation
+            yield operation.label, str(interaction.response.status_code)
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS.keys())
 def test_it_does_what_is_documented_and_nothing_else(
-    database: Postgres,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    path_of: str | None,
-    token_of: str | None,
-    to_valid: list[str],
-    to_invalid: list[str],
-    seconds: int,
+    database: Postgres, tmp_path: Path, capsys: pytest.CaptureFixture[str], run: Run
 ) -> None:
     users = tmp_path / "users.json"
     users.write_text(json.dumps({"auth": [bearer("ada"), bearer("bob")]}))
-    edges = {"dictionary": "edges", "probability": 0.1}
-    settings = {
-        "seed": SEED,
-        "workers": 1,  # several would send the same requests in another order each time
-        "max-time": seconds,
-        "continue-on-failure": True,
-        "request-timeout": 15,
-        "cache": {"enabled": False},
-        "generation": {"database": "none"},
-        "dictionaries": {"edges": {"values": EDGES}},  # valid or not is what the document says
-        "parameters": {"body.title": edges, "body.description": edges}
-        | ({"path.user_id": path_of} if path_of else {}),
-        # What ada has read is asked for again as bob, who must not get it.
-        "auth": {"wfc": {"path": str(users), "user": token_of, "peers": ["ada", "bob"]}}
-        if token_of
-        else {},
-        "checks": {  # all are on
-            "positive_data_acceptance": {"expected-statuses": to_valid},
-            "negative_data_rejection": {"expected-statuses": to_invalid},
-        },
-    }
     sent: Counter[str] = Counter()
     met: set[tuple[str, str]] = set()
     found: dict[str, str] = {}
-    with service(NEON_DATABASE_URL=database.create_database()) as running:
-        config = schemathesis.Config.from_dict(settings)
-        document = schemathesis.openapi.from_url(f"{running.url}/openapi.json", config=config)
-        schema = (
-            document if "200" in to_valid else document.exclude(path="/health")
-        )  # which is open to all
+    environment = {
+        "NEON_DATABASE_URL": database.create_database(),
+        "MAX_TASKS_PER_USER": run.most_tasks,
+    }
+    with service(**environment) as running:
+        address = f"{running.url}/openapi.json"
+        schema = schemathesis.openapi.from_url(address, config=configuration(run, users))
+        if "200" not in run.to_valid:
+            schema = schema.exclude(path="/health")  # which is open to all
         for event in from_schema(schema).execute():
             found |= dict(differences(event))
             if isinstance(event, events.ScenarioFinished):
                 sent[event.phase] += len(event.recorder.interactions)
-                met |= {
-                    (
-                        event.recorder.cases[case].value.operation.label,
-                        str(interaction.response.status_code),
-                    )
-                    for case, interaction in event.recorder.interactions.items()
-                    if interaction.response
-                }
+                met.update(statuses(event))
     with capsys.disabled():
-        print(
-            f"\n{sum(sent.values())} requests: {', '.join(f'{phase} {count}' for phase, count in sent.items())}"
-        )
+        phases = ", ".join(f"{phase} {count}" for phase, count in sent.items())
+        print(f"\n{sent.total()} requests: {phases}")
     assert not found, "\n\n".join(f"{name}\n{seen}" for name, seen in found.items())
     # A check that had nothing to look at has shown nothing.
     operations = [operation.ok() for operation in schema.get_all_operations()]
@@ -154,7 +172,6 @@ def test_it_does_what_is_documented_and_nothing_else(
         for operation in operations
         for status in operation.responses.status_codes
     }
-    assert {
-        (label, status) for label, status in documented if status in to_valid + to_invalid
-    } <= met
+    expected = {*run.to_valid, *run.to_invalid}
+    assert {(label, status) for label, status in documented if status in expected} <= met
     assert all(sent[phase] for phase in ("examples", "coverage", "fuzzing", "stateful"))

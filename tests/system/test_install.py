@@ -74,7 +74,7 @@ def test_without_settings_it_says_which_is_missing(environment: Path, tmp_path: 
         check=False,
     )
     assert (check.returncode, check.stdout, check.stderr.count("\n")) == (1, "", 1)
-    assert "NEON_DATABASE_URL" in check.stderr
+    assert "BETTER_AUTH_SECRET" in check.stderr
 
 
 def test_nothing_is_installed_that_only_development_needs(environment: Path) -> None:
