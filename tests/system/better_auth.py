@@ -1,4 +1,4 @@
-"""What the tests with the real Better Auth start: its server, people who sign up there, and a browser."""
+"""What the tests with the real Better Auth start: its server, people there, and a browser."""
 
 import json
 import os
@@ -38,9 +38,7 @@ def packages() -> Path:
     """Return the folder of the installed packages of frontend/."""
     folder = DIRECTORY / "node_modules"
     if not folder.is_dir():
-        missing(
-            "tests/system/frontend has no node_modules: run npm ci --prefix tests/system/frontend"
-        )
+        missing("there is no node_modules: run npm ci --prefix tests/system/frontend")
     return folder
 
 
@@ -77,11 +75,8 @@ class Person:
 
     def cookie(self, name: str) -> str:
         """Return the value of one of Better Auth's cookies."""
-        return next(
-            cookie.value or ""
-            for cookie in self.client.cookies.jar
-            if cookie.name == f"better-auth.{name}"
-        )
+        cookies = {cookie.name: cookie.value for cookie in self.client.cookies.jar}
+        return cookies[f"better-auth.{name}"] or ""
 
     @property
     def tasks(self) -> str:
@@ -89,7 +84,10 @@ class Person:
 
 
 class Frontend:
-    """The Node server, with the shared secret of the harness; `path` is what its address has behind the origin."""
+    """The Node server, with the shared secret of the harness.
+
+    `path` is what its address has behind the origin.
+    """
 
     def __init__(self, path: str = "", **environment: str) -> None:
         node = program("node")
@@ -142,7 +140,8 @@ class Frontend:
 
     def mailed(self, kind: str) -> str:
         """Return the token of the last e-mail of this kind."""
-        return str([mail["token"] for mail in self.control()["mailed"] if mail["kind"] == kind][-1])
+        tokens = [mail["token"] for mail in self.control()["mailed"] if mail["kind"] == kind]
+        return str(tokens[-1])
 
     def keys(self, mode: str) -> None:
         """Let the key endpoint be normal, down (503), html, or hanging."""

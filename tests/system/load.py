@@ -1,4 +1,4 @@
-"""The load that runs while a fault happens: users who write and read, and an account of every write."""
+"""The load that runs while a fault happens: users who write and read, and know what they did."""
 
 import asyncio
 import itertools
@@ -25,7 +25,7 @@ ANSWER_DUE = 5.5  # seconds: the 5 of the contract, and what a small machine add
 POOL = 20  # connections of a worker, if nothing else is set
 KEYS = {"id", "user_id", "title", "description", "completed", "created_at", "updated_at"}
 
-# The database's own account: whatever becomes of a row stands here too, in the order in which it happened.
+# The database's own account: what becomes of each row, in the order in which it happened.
 WITNESS = """
 CREATE TABLE witness (n bigserial, user_id text, title text, description text, completed boolean);
 CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -39,6 +39,11 @@ CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON tasks FOR EACH ROW EXECU
 """
 
 
+# The connections to a database but the one that asks.
+OTHERS = "datname = current_database() AND pid <> pg_backend_pid()"
+OTHERS += " AND backend_type = 'client backend'"
+
+
 class State(NamedTuple):
     """What may become of a task; its title never changes, and tells it from every other."""
 
@@ -48,10 +53,10 @@ class State(NamedTuple):
 
 @dataclass
 class Task:
-    """A task as its user knows it: every state that was acknowledged, and the one that was asked for since.
+    """A task as its user knows it: each acknowledged state, and the one that was asked for since.
 
-    Before it is created and after it is deleted its state is None. After a write without an answer its user writes to
-    it no more, so that write is there once or not at all, and last.
+    Before it is created and after it is deleted its state is None. After a write without an answer
+    its user writes to it no more, so that write is there once or not at all, and last.
     """
 
     user: str
@@ -82,10 +87,15 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """One user's browser, on a connection of its own: httpx would need more of the processors than the service does."""
+    """One user's browser, on a connection of its own.
+
+    httpx would need more of the processors than the service does.
+    """
 
     def __init__(self, service: Service, user: str) -> None:
-        self.port, self.user, self.token = service.port, user, token(user)
+        self.port = service.port
+        self.user = user
+        self.token = token(user)
         self.stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def request(
@@ -123,9 +133,10 @@ class Client:
 
 
 class Load:
-    """Users who work as long as the `with` block lasts; leaving it stops them and checks every promise.
+    """Users who work as long as the `with` block lasts, whose end checks every promise.
 
-    Each user writes, and reads at the same time if `readers`; otherwise it takes turns and knows every answer in full.
+    Each user writes, and reads at the same time if `readers`. Otherwise each takes turns, and knows
+    every answer in full.
     """
 
     def __init__(
@@ -138,25 +149,22 @@ class Load:
         readers: bool = True,
         workers: int = 1,
     ) -> None:
-        self.service, self.database, self.url, self.readers, self.workers = (
-            service,
-            database,
-            url,
-            readers,
-            workers,
-        )
+        self.service = service
+        self.database = database
+        self.url = url
+        self.readers = readers
+        self.workers = workers
         self.tasks: dict[str, dict[str, Task]] = {f"user {n}": {} for n in range(users)}
         self.requests = 0
         self.failures: Counter[str] = Counter()
         self.slowest = 0.0  # seconds
         self.broken: list[str] = []  # promises
-        # To the service, which only the death of a worker explains.
+        # Connections to the service, that is. Only the death of a worker explains it.
         self.may_lose_connections = False
-        # By a proxy in front, which only the death of a service explains.
+        # By a proxy in front. Only the death of a service explains it.
         self.may_be_told_502 = False
-        # Writes without an answer, and those of them that the table has.
-        self.doubtful = 0
-        self.done_all_the_same = 0
+        self.doubtful = 0  # writes without an answer
+        self.done_all_the_same = 0  # those of them that the table has
         self.count = itertools.count()
         self.random = random.Random(1)
         self.thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -178,45 +186,38 @@ class Load:
     def first_request(self) -> None:
         """Send one request; after a fault, even the first must succeed."""
         answer = self.service.request("GET", user="user 0")
-        assert answer.status_code == 200, (
-            f"the first request after the fault: {answer.status_code} {answer.text}"
-        )
+        assert answer.status_code == 200, answer.text
 
     def check(self) -> None:
-        """Compare what was told with what is there, and see that nothing is left open, held or hidden."""
+        """Compare what was told with what is there; nothing may be left open, held or hidden."""
         assert self.broken == []
         self._check_every_write()
         self._check_that_nothing_is_stuck()
         output = self.service.output()
         assert "Traceback" not in output, output[output.index("Traceback") :][:4000]
-        assert "never" not in output, (
-            output
-        )  # awaited, or retrieved: asyncio's words for an exception that was lost
+        # "Never awaited", or "never retrieved", are asyncio's words for an exception that was lost.
+        assert "never" not in output, output
 
     def _check_every_write(self) -> None:
         changes: dict[str, list[State | None]] = {}
-        for user, title, description, completed in self.database.execute(
-            "SELECT user_id, title, description, completed FROM witness WHERE user_id LIKE 'user %%' ORDER BY n",
-            url=self.url,
-        ):
+        statement = "SELECT user_id, title, description, completed FROM {} WHERE user_id ~ '^user '"
+        witnessed = self.database.execute(f"{statement.format('witness')} ORDER BY n", url=self.url)
+        for user, title, description, completed in witnessed:
             assert title in self.tasks[user], f"{user} has a task of another: {title}"
-            changes.setdefault(title, []).append(
-                None if completed is None else State(description, completed)
-            )
-        rows = {
-            title: State(description, completed)
-            for title, description, completed in self.database.execute(
-                "SELECT title, description, completed FROM tasks WHERE user_id LIKE 'user %%'",
-                url=self.url,
-            )
-        }
-        for task in (task for tasks in self.tasks.values() for task in tasks.values()):
-            # Equal step by step: no write twice, no toggle too many, nothing after a 204.
-            found, acknowledged = changes.get(task.title, []), task.states[1:]
-            assert found in (acknowledged, acknowledged + task.asked), f"told {task}, done {found}"
-            assert rows.pop(task.title, None) == ([None, *found])[-1], task
-            self.doubtful += len(task.asked)
-            self.done_all_the_same += found != acknowledged
+            state = None if completed is None else State(description, completed)
+            changes.setdefault(title, []).append(state)
+        stored = self.database.execute(statement.format("tasks"), url=self.url)
+        rows = {title: State(description, completed) for _, title, description, completed in stored}
+        for tasks in self.tasks.values():
+            for task in tasks.values():
+                # Equal step by step: no write twice, no toggle too many, nothing after a 204.
+                found = changes.get(task.title, [])
+                acknowledged = task.states[1:]
+                expected = (acknowledged, acknowledged + task.asked)
+                assert found in expected, f"told {task}, done {found}"
+                assert rows.pop(task.title, None) == [None, *found][-1], task
+                self.doubtful += len(task.asked)
+                self.done_all_the_same += found != acknowledged
         assert rows == {}, "tasks that nobody asked for"
 
     def _check_that_nothing_is_stuck(self) -> None:
@@ -234,10 +235,7 @@ class Load:
 
     def sessions(self) -> list[str]:
         """Return the state of each connection to the database but our own."""
-        statement = (
-            "SELECT state FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
-        )
+        statement = f"SELECT state FROM pg_stat_activity WHERE {OTHERS}"
         return [state for (state,) in self.database.execute(statement, url=self.url)]
 
     async def _run(self) -> None:
@@ -353,7 +351,7 @@ class Load:
             self._compare(task, seen.get(title, 1), listed.get(title))
 
     def _compare(self, task: Task, seen: int, row: dict[str, Any] | None) -> None:
-        """Compare with what the task has been since its `seen`-th state was known, or may be by now."""
+        """Compare with what the task was since its `seen`-th state was known, or may be by now."""
         state = row and State(row["description"], row["completed"])
         if (row and task.differs(row)) or state not in task.states[seen - 1 :] + task.asked:
             self.broken.append(f"{task} was shown as {row}")
@@ -429,19 +427,15 @@ def workers_of(service: Service) -> list[psutil.Process]:
 
 
 class LateProxy(Proxy):
-    """A proxy that lets each new connection wait for `late` seconds first, as Neon does while a compute starts."""
+    """A proxy that lets each new connection wait, as Neon does while a compute starts."""
 
-    late = 0.0
+    late = 0.0  # seconds
 
     async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(self.late)
             await super()._serve(client, to_client)
         to_client.close()
-
-    def address(self, url: str) -> str:
-        """Return the address of a database through here."""
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{url.rpartition('/')[2]}"
 
     def settle(self) -> None:
         """Return when what was asked of the proxy has happened."""
@@ -477,7 +471,7 @@ class Figures:
 
 @pytest.fixture(scope="module")
 def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
-    """Collect a line for each fault, print them at the end, and add them to the file that FAULTS_TABLE names."""
+    """Collect a line for each fault; print them at the end, and to the file of FAULTS_TABLE."""
     figures = Figures()
     yield figures
     capture: Any = request.config.pluginmanager.get_plugin("capturemanager")

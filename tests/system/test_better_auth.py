@@ -21,32 +21,13 @@ from tests.harness import SECRET, Postgres, Service, free_port, service, token
 pytestmark = pytest.mark.system
 
 RETRY = 10  # seconds, at most, until the service knows a new key
-# The service itself, but its keys grow old a hundred times as fast: it may read them again after 0.1 s, not 10 s, and
-# does so after 3 s, not 5 minutes.
-IMPATIENT = (
-    "-c",
-    """
-import time, types, uvicorn
-from backend.auth import jwt
-
-def hurried(clock, start):
-    return lambda: start + 100 * (clock() - start)
-
-jwt.time = types.SimpleNamespace(
-    time=hurried(time.time, time.time()), monotonic=hurried(time.monotonic, time.monotonic())
-)
-uvicorn.main()
-""",
-)
 
 
 @contextmanager
 def impatient(**environment: str) -> Iterator[Service]:
-    running = Service(program=IMPATIENT, **environment)
-    try:
+    """Start the service with keys that grow old a hundred times as fast."""
+    with Service(program=("-m", "tests.system.impatient"), **environment) as running:
         yield running.wait_until_up()
-    finally:
-        running.stop()
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def test_the_page_shows_that_the_database_is_away(home: Frontend, database: Post
 
 
 def elsewhere(backend: Service, zoe: Person, address: str) -> dict[str, Any]:
-    """Let the page at another address use a task with a genuine token; return what it could read."""
+    """Let the page at another address use a task with a genuine token; return what it read."""
     headers = {"Authorization": f"Bearer {zoe.shared()}"}
     created = backend.client.post(zoe.tasks, headers=headers, json={"title": "Mine"})
     tasks = f"http://localhost:{backend.port}{zoe.tasks}"

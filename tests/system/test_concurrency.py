@@ -44,7 +44,7 @@ def two_workers(database: Postgres) -> Iterator[Service]:
 def at_once(
     running: Service, user: str, *requests: tuple[str, str, dict[str, Any] | None]
 ) -> Counter[int]:
-    """Send these requests of one user at the same time; return how many answers had which status."""
+    """Send these requests of one user at the same time; count the statuses of the answers."""
     with ThreadPoolExecutor(len(requests)) as threads:
         answers = [
             threads.submit(running.request, method, path, user, json=body)
@@ -55,13 +55,11 @@ def at_once(
 
 def test_every_toggle_counts(two_workers: Service) -> None:
     task = two_workers.request("POST", user="toggles", json={"title": "toggled"}).json()["id"]
-    for count in (30, 31):
-        assert at_once(two_workers, "toggles", *[("PATCH", f"/{task}/complete", None)] * count) == {
-            200: count
-        }
-        assert two_workers.request("GET", f"/{task}", "toggles").json()["completed"] is (
-            count % 2 == 1
-        )
+    toggle = ("PATCH", f"/{task}/complete", None)
+    for count, completed in ((30, False), (31, True)):
+        assert at_once(two_workers, "toggles", *[toggle] * count) == {200: count}
+        row = two_workers.request("GET", f"/{task}", "toggles").json()
+        assert row["completed"] is completed
 
 
 def test_changes_of_different_fields_do_not_undo_each_other(two_workers: Service) -> None:
@@ -87,7 +85,5 @@ def test_a_new_user_may_start_with_many_tasks_at_once(two_workers: Service) -> N
 
 def test_a_task_is_deleted_once(two_workers: Service) -> None:
     task = two_workers.request("POST", user="deletes", json={"title": "deleted"}).json()["id"]
-    assert at_once(two_workers, "deletes", *[("DELETE", f"/{task}", None)] * 20) == {
-        204: 1,
-        404: 19,
-    }
+    delete = ("DELETE", f"/{task}", None)
+    assert at_once(two_workers, "deletes", *[delete] * 20) == {204: 1, 404: 19}

@@ -21,6 +21,7 @@ import psycopg2
 import pytest
 from load import (
     ANSWER_DUE,
+    OTHERS,
     POOL,
     Figures,
     LateProxy,
@@ -38,8 +39,9 @@ from tests.harness import Postgres, Service, service, token
 __all__ = ["figures"]
 pytestmark = pytest.mark.system
 
-DISTANCE = 0.05  # seconds to the database and back, so that statements are on their way when a connection ends
-AT_ONCE = 2  # seconds; on a busy machine, but nowhere near those that a hindrance takes
+# Seconds.
+DISTANCE = 0.05  # to the database and back, so that some statements are on their way
+AT_ONCE = 2  # on a busy machine, but nowhere near those that a hindrance takes
 
 
 @pytest.fixture
@@ -56,8 +58,7 @@ def proxy(database: Postgres) -> Iterator[LateProxy]:
 
 def terminate_every_connection(database: Postgres, url: str) -> None:
     """Do what Neon does when it suspends; return when they are gone."""
-    others = "datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
-    statement = f"SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"
+    statement = f"SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OTHERS}"
     terminated = [pid for pid, _ in database.execute(statement, url=url)]
     left = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY (%s)"
     wait_until(lambda: database.execute(left, terminated) == [(0,)], "they are gone")
@@ -152,9 +153,8 @@ def test_a_write_whose_answer_is_lost_is_not_done_again(
             load.first_request()
             time.sleep(0.4)
         if end == "silence":
-            time.sleep(
-                5
-            )  # the connections live on, and whoever uses one again takes the lost answer's successor for his
+            # The connections live on. Whoever uses one again takes a later answer for his own.
+            time.sleep(5)
     assert load.done_all_the_same, "no answer was lost"
     figures.add(f"{end} after the statement, before its answer", load)
 
@@ -206,12 +206,10 @@ def test_a_worker_that_is_killed_loses_only_what_it_was_doing(
         Load(running, database, url, workers=4) as load,
     ):
         load.may_lose_connections = True
-        victim = max(
-            workers_of(running), key=psutil.Process.num_fds
-        )  # the one with the most clients
-        victim.kill()
+        busiest = max(workers_of(running), key=psutil.Process.num_fds)
+        busiest.kill()
         wait_until(
-            lambda: not psutil.pid_exists(victim.pid), "it is dead, and its connections closed"
+            lambda: not psutil.pid_exists(busiest.pid), "it is dead, and its connections closed"
         )
         load.first_request()
         wait_until(
@@ -252,7 +250,7 @@ def test_sigterm_finishes_what_is_in_flight_and_closes_every_connection(
         assert running.process.wait(10) in (0, -signal.SIGTERM)
         proxy.settle()
         assert database.execute("SELECT count(*) FROM tasks", url=url) == [(10,)]
-        left = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        left = f"SELECT count(*) FROM pg_stat_activity WHERE {OTHERS}"
         wait_until(lambda: database.execute(left, url=url) == [(0,)], "every connection is closed")
         # Closed by the service, that is, and not by the system after it.
         lost = "SELECT sessions_abandoned FROM pg_stat_database WHERE datname = current_database()"

@@ -1,4 +1,4 @@
-"""Through PgBouncer in transaction mode, as Neon's pooler is: the same contract, and nothing left for other clients.
+"""Through PgBouncer in transaction mode, as Neon's pooler is: the same contract, and no traces.
 
 Alone: .venv/bin/pytest -m system tests/system/test_pooler.py
 It needs Debian's package: apt-get install pgbouncer
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.system
 
 Pooled = Callable[[str], str]
 
-# All that could stay behind on a connection. (Names with a dot come with the language of our own trigger.)
+# All that could stay behind on a connection. The trigger's language brings names with a dot.
 SESSION = """
 SELECT name, setting FROM pg_settings WHERE name NOT LIKE '%.%'
 UNION ALL SELECT 'prepared: ' || name, statement FROM pg_prepared_statements
@@ -40,7 +40,7 @@ UNION ALL SELECT 'server process', pg_backend_pid()::text
 
 @contextmanager
 def pgbouncer(database: Postgres, pool_size: int) -> Iterator[Pooled]:
-    """Run a pooler; yield what turns the address of a database into that of the same one through the pooler."""
+    """Run a pooler; yield what turns a database's address into its address at the pooler."""
     # Debian puts it where only root's PATH leads.
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if not program:
@@ -53,7 +53,8 @@ def pgbouncer(database: Postgres, pool_size: int) -> Iterator[Pooled]:
         settings.write_text(
             f"[databases]\n* = host=127.0.0.1 port={database.port}\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
-            f"auth_type = trust\nauth_file = {users}\npool_mode = transaction\ndefault_pool_size = {pool_size}\n"
+            f"auth_type = trust\nauth_file = {users}\n"
+            f"pool_mode = transaction\ndefault_pool_size = {pool_size}\n"
         )
         user = "nobody" if os.getuid() == 0 else None  # it refuses to run as root
         process = subprocess.Popen(
@@ -137,7 +138,7 @@ def connect(url: str) -> Any:
 
 
 def session(client: Any) -> dict[str, str]:
-    """Return everything about the server's side of this client's connection that a client can change."""
+    """Return all that a client can change of the server's side of its connection."""
     with client.cursor() as cursor:
         cursor.execute(SESSION)
         return dict(cursor.fetchall())
