@@ -210,7 +210,7 @@ def spare_the_garbage_collector() -> None:
     The collector took a tenth of the time of a read, and lengthened the slowest ones.
     """
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(5_000, 20, 100)
 
 
 app.openapi = openapi  # type: ignore[method-assign]

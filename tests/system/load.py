@@ -159,13 +159,12 @@ class Load:
         self.failures: Counter[str] = Counter()
         self.slowest = 0.0  # seconds
         self.broken: list[str] = []  # promises
-        # To the service, which only the death of a worker explains.
+        # Connections to the service, that is. Only the death of a worker explains it.
         self.may_lose_connections = False
-        # By a proxy in front, which only the death of a service explains.
+        # By a proxy in front. Only the death of a service explains it.
         self.may_be_told_502 = False
-        # Writes without an answer, and those of them that the table has.
-        self.doubtful = 0
-        self.done_all_the_same = 0
+        self.doubtful = 0  # writes without an answer
+        self.done_all_the_same = 0  # those of them that the table has
         self.count = itertools.count()
         self.random = random.Random(1)
         self.thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -437,10 +436,6 @@ class LateProxy(Proxy):
             await asyncio.sleep(self.late)
             await super()._serve(client, to_client)
         to_client.close()
-
-    def address(self, url: str) -> str:
-        """Return the address of a database through here."""
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{url.rpartition('/')[2]}"
 
     def settle(self) -> None:
         """Return when what was asked of the proxy has happened."""

@@ -26,11 +26,8 @@ RETRY = 10  # seconds, at most, until the service knows a new key
 @contextmanager
 def impatient(**environment: str) -> Iterator[Service]:
     """Start the service with keys that grow old a hundred times as fast."""
-    running = Service(program=("-m", "tests.system.impatient"), **environment)
-    try:
+    with Service(program=("-m", "tests.system.impatient"), **environment) as running:
         yield running.wait_until_up()
-    finally:
-        running.stop()
 
 
 @contextmanager

@@ -162,12 +162,8 @@ def image() -> Iterator[Image]:
 
 @contextmanager
 def container(image: Image, database: str, **more: str) -> Iterator[Container]:
-    running = Container(image, settings(database, **more))
-    try:
-        running.wait_until_up()
-        yield running
-    finally:
-        running.stop()
+    with Container(image, settings(database, **more)) as running:
+        yield running.wait_until_up()
 
 
 def test_the_whole_contract_holds_in_a_container(image: Image, database: Postgres) -> None:

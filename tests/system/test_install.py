@@ -53,14 +53,11 @@ def test_it_serves_from_any_directory_with_its_settings_in_the_environment(
 ) -> None:
     values = settings(database.create_database())
     command = [str(environment / "bin" / "uvicorn"), "backend.main:app", "--port", values["PORT"]]
-    running = InstalledService(command, tmp_path, values)
-    try:
+    with InstalledService(command, tmp_path, values) as running:
         running.wait_until_up()
         created = running.request("POST", json={"title": "Buy milk"})
         assert created.status_code == 201
         assert running.request("GET").json() == [created.json()]
-    finally:
-        running.stop()
     assert not files_in(tmp_path)
 
 
