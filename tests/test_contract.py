@@ -1,9 +1,16 @@
 """The six routes, /health and the bare address, as the frontend knows them."""
 
+import asyncio
 import json
 import re
+import uuid
+from unittest.mock import AsyncMock
 
 import pytest
+from fastapi import HTTPException
+
+from backend.models import TaskCreate, User
+from backend.routes import tasks
 
 KEYS = ["id", "user_id", "title", "description", "completed", "created_at", "updated_at"]
 
@@ -45,11 +52,11 @@ def test_an_absent_description_is_null(api, user, sent):
 
 
 def test_tasks_are_listed_newest_first_whatever_has_changed_since(api, user):
-    tasks = create(api, user, *"dbeac")
-    api.request("PUT", f"/{tasks[0]['id']}", user, json={"title": "z"})
-    api.request("PATCH", f"/{tasks[2]['id']}/complete", user)
-    api.request("DELETE", f"/{tasks[3]['id']}", user)
-    api.request("PUT", f"/{tasks[1]['id']}", user, json={"description": "x" * 1000})
+    d, b, e, a, _ = create(api, user, *"dbeac")
+    api.request("PUT", f"/{d['id']}", user, json={"title": "z"})
+    api.request("PATCH", f"/{e['id']}/complete", user)
+    api.request("DELETE", f"/{a['id']}", user)
+    api.request("PUT", f"/{b['id']}", user, json={"description": "x" * 1000})
     assert titles_of(api.request("GET", "", user)) == ["c", "e", "b", "z"]
 
 
@@ -59,6 +66,16 @@ def test_sorted_by_title_is_a_to_z_without_regard_to_case_then_newest_first(api,
     assert titles_of(api.request("GET", parameters, user)) == list("aaABbCc")
     ids = [task["id"] for task in api.request("GET", parameters, user).json()]
     assert ids[0] > ids[1] > ids[2]
+
+
+@pytest.fixture(scope="module")
+def reader(api):
+    """A user whose tasks a and c, of a to d, are completed."""
+    reader = uuid.uuid4().hex
+    a, _, c, _ = create(api, reader, *"aBcd")
+    for task in (a, c):
+        api.request("PATCH", f"/{task['id']}/complete", reader)
+    return reader
 
 
 @pytest.mark.parametrize(
@@ -80,11 +97,8 @@ def test_sorted_by_title_is_a_to_z_without_regard_to_case_then_newest_first(api,
     ],
 )
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_list_is_filtered_and_sorted_as_asked(api, user, slash, parameters, titles):
-    tasks = create(api, user, *"aBcd")
-    for task in (tasks[0], tasks[2]):
-        api.request("PATCH", f"/{task['id']}/complete", user)
-    assert titles_of(api.request("GET", f"{slash}{parameters}", user)) == list(titles)
+def test_a_list_is_filtered_and_sorted_as_asked(api, reader, slash, parameters, titles):
+    assert titles_of(api.request("GET", f"{slash}{parameters}", reader)) == list(titles)
 
 
 def test_a_filter_that_fits_no_task_lists_none(api, user):
@@ -217,6 +231,15 @@ def test_a_user_who_has_as_many_tasks_as_one_may_have_makes_room_by_deleting_one
     api.request("DELETE", f"/{task['id']}", user)
     assert api.request("POST", "", user, json={"title": "In its place"}).status_code == 201
     assert api.request("POST", "", user, json={"title": "One too many"}).status_code == 409
+
+
+def test_the_bound_on_tasks_takes_no_statement_of_its_own(monkeypatch):
+    fetch = AsyncMock(return_value=[])  # what creating a task too many returns
+    monkeypatch.setattr(tasks, "fetch", fetch)
+    with pytest.raises(HTTPException) as refusal:
+        asyncio.run(tasks.create_task(User(id="ada"), TaskCreate(title="x")))
+    assert refusal.value.status_code == 409
+    fetch.assert_awaited_once()
 
 
 def test_a_trailing_slash_makes_no_difference_and_no_redirect(api, user):

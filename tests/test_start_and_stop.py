@@ -34,6 +34,7 @@ def test_sigterm_finishes_what_is_in_flight_and_closes_every_connection(database
         answers.append(api.request("POST", "", user, json={"title": "x"}))
 
     with Proxy(database.port) as proxy, service(NEON_DATABASE_URL=proxy.address(url)) as api:
+        api.request("GET", "", user)  # which connects
         request = threading.Thread(target=create, args=(api,))
         before = proxy.round_trips
         proxy.delay = 0.5
