@@ -14,7 +14,7 @@ import psycopg2
 from psycopg2 import errors, extensions
 from sqlalchemy import ClauseElement, Connection, Table, create_engine, exc, func, inspect, select
 from sqlalchemy.pool import NullPool
-from sqlalchemy.util import await_, greenlet_spawn
+from sqlalchemy.util import await_, greenlet_spawn  # what SQLAlchemy's asyncio extension uses
 from sqlmodel import SQLModel
 
 from backend import (
@@ -29,7 +29,7 @@ from backend import (
 
 PUBLISHED = "public-development-secret"  # in the text of the secret that .env sets
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
-TIMEOUT_STEP = 500  # milliseconds; PostgreSQL's statistics keep an entry for each value
+TIMEOUT_STEP = 500  # milliseconds; pg_stat_statements keeps an entry for each value of a SET
 SILENCE = 1  # seconds without an answer, after which an address of the database comes last
 POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
 # The types of PostgreSQL that do for each of ours.
@@ -59,11 +59,14 @@ logger = logging.getLogger(__name__)
 request_deadline: ContextVar[float] = ContextVar("request_deadline")  # on the event loop's clock
 
 parameters: dict[str, Any] = {}  # of the database, for libpq
-idle: list[Any] = []  # connections; the one used last is used next, for it is likeliest alive
-places = asyncio.Semaphore(POOL_SIZE)
-# One user gets a quarter of the places, so that a row which is locked holds up nobody else.
-users_places: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-silent_addresses: set[str] = set()
+idle: list[Any] = []  # Connections. The one used last is used next: it is likeliest to be alive.
+connections = asyncio.Semaphore(POOL_SIZE)
+# One user gets a quarter of the connections, so that a locked row holds up nobody else. An entry
+# goes when no request of the user is left.
+users_connections: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+last_silent: dict[
+    str, float
+] = {}  # When an address of the database kept silent. Event loop's clock.
 
 
 def parse_address(address: str) -> dict[str, str]:
@@ -74,7 +77,7 @@ def parse_address(address: str) -> dict[str, str]:
     scheme = re.search(r"postgres(ql)?(\+\w+)?://", address)
     rest = address[scheme.end() :].strip(" \t\r\n'\"") if scheme else ""
     reason = "must be embedded, or an address with its password percent-encoded"
-    # libpq would take a part of a password with @ or / in it for the host, and show it.
+    # With an @ or / in the password, libpq would take a part of it for the host, and show it.
     if rest and not re.search(r"[\s'\"]|[@/].*@", rest):
         try:
             return dict(extensions.parse_dsn(f"postgresql://{rest}"))
@@ -88,8 +91,12 @@ def find_database() -> dict[str, str]:
     """Return libpq's parameters for the database of NEON_DATABASE_URL, or raise SystemExit."""
     address = os.environ.get("NEON_DATABASE_URL", "").strip()
     if address == "embedded":
-        from backend import embedded  # which is no part of production
-
+        try:
+            from backend import embedded  # which is no part of production
+        except ImportError:
+            raise SystemExit(
+                "NEON_DATABASE_URL=embedded needs requirements.txt installed."
+            ) from None
         return embedded.start(ROOT / ".postgres")
     if PUBLISHED in os.environ.get("BETTER_AUTH_SECRET", ""):
         raise SystemExit("BETTER_AUTH_SECRET is the published one: for the embedded database only.")
@@ -100,10 +107,10 @@ def open_database(statements: list[str], trial: dict[str, Any]) -> None:
     """Make the tables, try the statements, and let `fetch` work; raise SystemExit."""
     parameters.update(connect_timeout=CONNECT_TIMEOUT)
     parameters.update(find_database(), client_encoding="utf8")
-    create_tables(statements, trial)
+    prepare_tables(statements, trial)
     extensions.set_wait_callback(wait_on_event_loop)
     if hasattr(os, "register_at_fork"):
-        # A child that used its parent's connections would read its parent's rows.
+        # A forked worker, as of gunicorn --preload, must not use its parent's connections.
         os.register_at_fork(after_in_child=idle.clear)
 
 
@@ -119,11 +126,11 @@ def connect_at_start() -> Any:
     return psycopg2.connect(**parameters)
 
 
-# For the start, and to compile statements. Requests use the connections in `idle`.
+# It is for the start, and to compile statements. Requests use the connections in `idle`.
 engine = create_engine("postgresql+psycopg2://", creator=connect_at_start, poolclass=NullPool)
 
 
-def create_tables(statements: list[str], trial: dict[str, Any]) -> None:
+def prepare_tables(statements: list[str], trial: dict[str, Any]) -> None:
     """Make the tables that are missing; try each statement on those that were there already.
 
     Raise SystemExit if the database does not answer or its tables do not fit.
@@ -185,7 +192,10 @@ def check_columns(connection: Connection, table: Table) -> None:
 
 
 def try_statement(connection: Connection, statement: str, trial: dict[str, Any]) -> None:
-    """Run a statement and undo it, to learn at start of a missing right or a read-only server."""
+    """Run a statement and undo it, to learn at start of a missing right or a read-only server.
+
+    It may fail for want of a user's row: in a table of Better Auth's, a sign-up makes it.
+    """
     savepoint = connection.begin_nested()
     try:
         connection.exec_driver_sql(statement, trial)
@@ -197,14 +207,21 @@ def try_statement(connection: Connection, statement: str, trial: dict[str, Any])
 
 
 def wants_sign_up(error: Any) -> bool:
-    """Tell whether a statement failed for want of a user's row that only a sign-up makes."""
+    """Tell whether CREATE failed because it could not make the user's row.
+
+    The table may require more columns, or the e-mail address may be another user's already. In
+    the second case no row is made, which the foreign key of the task then finds out.
+    """
     if isinstance(error, errors.NotNullViolation):
         return bool(error.diag.table_name == "users")
     return isinstance(error, errors.ForeignKeyViolation)
 
 
 def prepare(statement: ClauseElement) -> str:
-    """Return a statement's SQL for `fetch`; raise TypeError if `fetch` could not run it."""
+    """Return a statement's SQL for `fetch`.
+
+    Raise TypeError if it has no parameter user_id, or one that `fetch` would not fill.
+    """
     compiled: Any = statement.compile(dialect=engine.dialect)
     if "user_id" not in compiled.binds:
         raise TypeError("A statement names its owner in the parameter user_id.")
@@ -220,8 +237,8 @@ def wait_on_event_loop(connection: Any) -> None:
     psycopg2 calls this instead of blocking (its "wait callback", made for coroutine libraries).
     It runs in a greenlet: a function call that can be left in the middle and continued later.
     `await_` leaves it and has the event loop wait for the socket, as in SQLAlchemy's asyncio
-    extension. A blocking driver thus needs no threads, which took a fifth more CPU, and a
-    statement on a silent connection can be given up when the deadline is over.
+    extension. A blocking driver thus needs no threads, which would cost a fifth more CPU, and a
+    statement on a silent connection can be given up at the deadline.
     """
     while (state := connection.poll()) != extensions.POLL_OK:
         if state == extensions.POLL_READ:
@@ -241,12 +258,13 @@ async def fetch(statement: str, *, user_id: str, **values: Any) -> list[Row]:
     Raise UnavailableError at the request's deadline or if the connection fails, and psycopg2's
     error if PostgreSQL refuses the statement. What was sent is never sent again.
     """
-    users_share = asyncio.Semaphore(max(1, POOL_SIZE // 4))
-    users_share = users_places.setdefault(user_id, users_share)
+    new_share = asyncio.Semaphore(max(1, POOL_SIZE // 4))
+    share = users_connections.setdefault(user_id, new_share)
     try:
-        async with asyncio.timeout_at(request_deadline.get()), users_share, places:
+        async with asyncio.timeout_at(request_deadline.get()), share, connections:
             return await greenlet_spawn(execute, statement, {"user_id": user_id, **values})
-    except (psycopg2.OperationalError, psycopg2.InterfaceError, OSError) as error:
+    # Cancelled statements and lost connections, the deadline, and a name that is not found.
+    except (psycopg2.OperationalError, psycopg2.InterfaceError, TimeoutError, OSError) as error:
         logger.warning("database unavailable: %s", type(error).__name__)
         raise UnavailableError from None
 
@@ -259,7 +277,8 @@ def execute(statement: str, values: dict[str, Any]) -> list[Row]:
             names = [column.name for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
     except asyncio.CancelledError:
-        # PostgreSQL would have ended the statement earlier: nothing gets through to it.
+        # PostgreSQL itself would have ended the statement by now. So the network is silent, and
+        # the idle connections are as useless as this one, which psycopg2 has closed.
         close_idle()
         raise
     finally:
@@ -270,8 +289,9 @@ def execute(statement: str, values: dict[str, Any]) -> list[Row]:
 def limits() -> str:
     """Return the settings that go before a statement, in the same message and round trip.
 
-    PostgreSQL gets the time that is left; raise TimeoutError if that is nothing. LOCAL keeps a
-    pooler from handing the settings on to its next client.
+    PostgreSQL gets the time that is left; raise TimeoutError if that is nothing. The statements of
+    one message are one transaction, at whose end LOCAL settings end, so that a pooler does not
+    hand them on to its next client.
     """
     left = request_deadline.get() - asyncio.get_running_loop().time() - STATEMENT_MARGIN
     timeout = int(left * 1000 / TIMEOUT_STEP) * TIMEOUT_STEP
@@ -314,26 +334,27 @@ def connect() -> Any:
     loop = asyncio.get_running_loop()
     began = loop.time()
     try:
-        connection = psycopg2.connect(**parameters | addresses)
+        connection = psycopg2.connect(**(parameters | addresses))
     except asyncio.CancelledError:
         # A request that had queued may have had no time to wait for an answer.
         if loop.time() - began > SILENCE:
-            silent_addresses.clear()
-            silent_addresses.add(addresses.get("hostaddr", "").partition(",")[0])
+            first_address = addresses.get("hostaddr", "").partition(",")[0]
+            last_silent[first_address] = loop.time()
         raise
-    connection.autocommit = True  # no BEGIN and COMMIT, each a round trip
+    connection.autocommit = True  # without BEGIN and COMMIT, each a round trip
     return connection
 
 
 def look_up() -> dict[str, str]:
     """Return the addresses of the host: libpq's own look-up would block the event loop.
 
-    libpq tries them in order, and waits for ever for one that is silent: that one comes last.
+    libpq tries them in order, but waits for ever for one that is silent. The one that was silent
+    last therefore stands at the end.
     """
     host = parameters.get("host", "")
     if "hostaddr" in parameters or not re.fullmatch("[^/,]+", host):
         return {}
     found = await_(anyio.getaddrinfo(host, None, type=SOCK_STREAM))
     addresses = [str(address[0]) for *_, address in found]
-    addresses.sort(key=silent_addresses.__contains__)
+    addresses.sort(key=lambda address: last_silent.get(address, 0.0))
     return {"host": ",".join([host] * len(addresses)), "hostaddr": ",".join(addresses)}

@@ -77,8 +77,8 @@ def pool(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """The pool in this process; yields its parameters for libpq, which a test may change."""
     parameters = extensions.parse_dsn(url)
     monkeypatch.setattr(db, "parameters", parameters)
-    monkeypatch.setattr(db, "places", asyncio.Semaphore(db.POOL_SIZE))
-    monkeypatch.setattr(db, "silent_addresses", set())
+    monkeypatch.setattr(db, "connections", asyncio.Semaphore(db.POOL_SIZE))
+    monkeypatch.setattr(db, "last_silent", {})
     monkeypatch.setattr(db, "DEADLINE", 1.0)
     extensions.set_wait_callback(db.wait_on_event_loop)
     yield parameters
@@ -265,7 +265,7 @@ def test_nobodys_share_of_the_places_is_kept():
             await ask(WHO, f"user {number}")
 
     asyncio.run(scenario())
-    assert len(db.users_places) == 0
+    assert len(db.users_connections) == 0
     assert len(db.idle) == 1
 
 
