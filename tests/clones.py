@@ -1,4 +1,4 @@
-"""Clones of the service, each with its embedded PostgreSQL, and their processes."""
+"""Clones of the service, each with an embedded PostgreSQL, and their processes."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ class Clone:
         return error
 
     def processes(self) -> list[psutil.Process]:
-        """Return the server's processes, in its data folder, and the keepers, which name that."""
+        """Return the server's processes, which run in its data folder, and its keepers."""
         place = str(self.folder)
         return [
             process

@@ -151,13 +151,16 @@ class Service:
         self.stop()
 
     def wait_until_up(self) -> Self:
+        """Return this service when it answers; stop it and fail if it does not."""
         for _ in range(1000):
             with suppress(httpx.TransportError):
                 self.client.get("/health")
                 return self
             assert self.process.poll() is None, self.output()
             time.sleep(0.02)
-        raise AssertionError(f"the service does not answer: {self.output()}")
+        output = self.output()
+        self.stop()
+        raise AssertionError(f"the service does not answer: {output}")
 
     def output(self) -> str:
         return Path(self.log.name).read_text()

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import jwt
@@ -383,7 +382,7 @@ def test_a_start_says_in_one_line_what_is_in_use(database):
 
 def test_the_embedded_database_is_called_so_with_its_folder(monkeypatch):
     monkeypatch.setenv("NEON_DATABASE_URL", "embedded")
-    assert describe_database() == f"embedded in {Path(ROOT, '.postgres')}"
+    assert describe_database() == f"embedded in {ROOT / '.postgres'}"
 
 
 def test_importing_a_module_touches_no_database_and_no_network():
