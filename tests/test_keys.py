@@ -192,7 +192,11 @@ def clock(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Clock:
 def shared_keys() -> Iterator[KeyServer]:
     """A key server with odd keys beside the good ones."""
     server = KeyServer()
-    server.keys = [*ODD_KEYS.values(), *server.keys]
+    for name, odd_key in ODD_KEYS.items():
+        if isinstance(odd_key, dict) and odd_key.get("kid") == "odd":
+            server.keys.append(odd_key | {"kid": name})
+        else:
+            server.keys.append(odd_key)
     yield server
     server.stop()
 
@@ -278,6 +282,12 @@ def test_an_odd_header_is_401(api, shared_keys, header):
     assert status(api, with_header(shared_keys, header)) == 401
 
 
+def test_a_token_that_names_an_odd_key_is_401(api, shared_keys):
+    for name in ODD_KEYS:
+        for algorithm in ("RS256", "ES512"):
+            assert status(api, genuine(shared_keys, algorithm, kid=name)) == 401, name
+
+
 @pytest.mark.parametrize("odd_key", ODD_KEYS.values(), ids=ODD_KEYS)
 @pytest.mark.filterwarnings("ignore::jwt.InsecureKeyLengthWarning")
 def test_an_odd_key_costs_the_others_nothing_and_makes_no_token_genuine(keys, module, odd_key):
@@ -292,6 +302,7 @@ def test_an_odd_key_costs_the_others_nothing_and_makes_no_token_genuine(keys, mo
             await module.verify(token(key=b"secret" * 8, kid="odd", iss=keys.url, aud=keys.url))
 
     asyncio.run(scenario())
+    assert {key.algorithm_name for key in module.published.keys.values()} == set(KEYS)
     assert len(keys.fetches) == 1
 
 
@@ -461,11 +472,14 @@ def test_no_token_is_remembered_by_keys_that_are_replaced_while_it_is_verified(
         await module.published.get("EdDSA")
         keys.withdraw("EdDSA")
         keys.free.clear()
-        clock.moved += FRESH + 1
+        clock.moved += RETRY
+        waiting = asyncio.create_task(module.published.get("unknown"))
+        await asyncio.sleep(0)
         with monkeypatch.context() as patch:
             patch.setattr(jwt, "decode", decode_slowly)
             assert (await module.verify(withdrawn)).id == "ada"
-        await module.published.attempt
+        with pytest.raises(jwt.InvalidSignatureError):
+            await waiting
         with pytest.raises(jwt.InvalidSignatureError):
             await module.verify(withdrawn)
 
