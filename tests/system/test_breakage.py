@@ -132,7 +132,6 @@ def test_no_process_that_was_forked_answers_with_another_users_rows(url: str) ->
 
 
 def test_the_workers_of_gunicorn_preload_share_nothing(url: str) -> None:
-    pytest.importorskip("gunicorn")
     port = harness.free_port()
     command = [sys.executable, "-m", "gunicorn", "--preload", "--workers=3"]
     command += ["--worker-class=uvicorn_worker.UvicornWorker", f"--bind=127.0.0.1:{port}"]
