@@ -587,31 +587,6 @@ def test_a_hanging_endpoint_holds_up_known_keys_once_after_a_quiet_night(
     asyncio.run(scenario())
 
 
-def test_a_hanging_endpoint_is_503_in_time_and_holds_up_nobody_else(database, keys):
-    keys.free.clear()
-    waited: list[tuple[int, float]] = []
-
-    def wait() -> None:
-        began = time.monotonic()
-        waited.append((status(api, genuine(keys)), time.monotonic() - began))
-
-    url = database.create_database()
-    with service(NEON_DATABASE_URL=url, BETTER_AUTH_URL=keys.url) as api:
-        waiting = threading.Thread(target=wait)
-        waiting.start()
-        due = time.monotonic() + 3
-        while not keys.fetches:
-            assert time.monotonic() < due
-        assert status(api, token()) == 200
-        assert api.client.get("/health").status_code == 200
-        assert not waited
-        waiting.join()
-        assert len(waited) == 1
-        answered, seconds = waited[0]
-        assert answered == 503
-        assert seconds < 5
-
-
 @pytest.mark.parametrize(
     ("settings", "path", "issuer"),
     [

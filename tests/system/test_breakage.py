@@ -23,8 +23,8 @@ from load import ANSWER_DUE, Answer, Client, headers, is_unavailable, path, wait
 
 from tests import harness
 from tests.clones import Clone, parameters_of
-from tests.harness import ROOT, Postgres, Proxy, Service, service
-from tests.test_keys import KeyServer, genuine
+from tests.harness import ROOT, Postgres, Proxy, Service, service, token
+from tests.test_keys import KeyServer, genuine, status
 
 pytestmark = pytest.mark.system
 
@@ -360,3 +360,29 @@ def test_sigterm_closes_the_connections_to_the_embedded_server_before_it_stops(
         assert ask(COUNT_ABANDONED) == 1
     other_user.communicate()
     clone.wait_until_nothing_runs()
+
+
+def test_a_hanging_endpoint_is_503_in_time_and_holds_up_nobody_else(
+    url: str, keys: KeyServer
+) -> None:
+    keys.free.clear()
+    waited: list[tuple[int, float]] = []
+
+    def wait() -> None:
+        began = time.monotonic()
+        waited.append((status(api, genuine(keys)), time.monotonic() - began))
+
+    with service(NEON_DATABASE_URL=url, BETTER_AUTH_URL=keys.url) as api:
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        due = time.monotonic() + 3
+        while not keys.fetches:
+            assert time.monotonic() < due
+        assert status(api, token()) == 200
+        assert api.client.get("/health").status_code == 200
+        assert not waited
+        waiting.join()
+        assert len(waited) == 1
+        answered, seconds = waited[0]
+        assert answered == 503
+        assert seconds < 5
