@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DEADLINE = 4.5  # The signing keys, a free connection and the statement together.
 KEYS_TIMEOUT = 3.0  # Reading the signing keys. It leaves 1.5 for the database.
 STATEMENT_MARGIN = 0.25  # PostgreSQL ends a statement at least this much before the deadline.
-# Seconds. A start that has to wait ends with a line.
+# Seconds. A start that would wait for longer fails, with one line.
 CONNECT_TIMEOUT = 4
-LOCK_TIMEOUT = 7  # It may wait twice: for the start of another worker, and for a table.
+LOCK_TIMEOUT = 7  # There are two to wait for: the start of another worker, and a table.
 
 
 class UnavailableError(Exception):
@@ -30,13 +30,13 @@ def prefer_database_url() -> None:
 def load_settings() -> None:
     """Load .env.local, then .env; what is set already stays.
 
-    A DATABASE_URL in the environment beats a NEON_DATABASE_URL in .env.local, and one in
-    .env.local beats one in .env: whoever names a database gets that one.
+    The first of the environment, .env.local and .env that names a database decides, whether it
+    says NEON_DATABASE_URL or DATABASE_URL.
     """
-    for name in (".env.local", ".env"):
-        prefer_database_url()
-        load_dotenv(ROOT / name)
     prefer_database_url()
+    for name in (".env.local", ".env"):
+        load_dotenv(ROOT / name)
+        prefer_database_url()
 
 
 def read_number(name: str, *, default: int, most: int) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import re
+from collections.abc import Iterator
 from contextvars import ContextVar
 from socket import SOCK_STREAM
 from typing import Any
@@ -32,7 +33,7 @@ START_LOCK = 0x70D0  # any number, as long as all services lock the same
 TIMEOUT_STEP = 500  # milliseconds; pg_stat_statements keeps an entry for each value of a SET
 SILENCE = 1  # seconds without an answer, after which an address of the database comes last
 POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
-# The types of PostgreSQL that do for each of ours.
+# For each type of our columns, the types of PostgreSQL that do.
 FITTING_TYPES = {
     "BIGINT": ("int8", "int4"),
     "BOOLEAN": ("bool",),
@@ -61,12 +62,9 @@ request_deadline: ContextVar[float] = ContextVar("request_deadline")  # on the e
 parameters: dict[str, Any] = {}  # of the database, for libpq
 idle: list[Any] = []  # Connections. The one used last is used next: it is likeliest to be alive.
 connections = asyncio.Semaphore(POOL_SIZE)
-# One user gets a quarter of the connections, so that a locked row holds up nobody else. An entry
-# goes when no request of the user is left.
+# One user gets a quarter of the connections, so that a locked row holds up nobody else.
 users_connections: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-last_silent: dict[
-    str, float
-] = {}  # When an address of the database kept silent. Event loop's clock.
+last_silent: dict[str, float] = {}  # When each address of the database last kept silent.
 
 
 def parse_address(address: str) -> dict[str, str]:
@@ -105,12 +103,14 @@ def find_database() -> dict[str, str]:
 
 def open_database(statements: list[str], trial: dict[str, Any]) -> None:
     """Make the tables, try the statements, and let `fetch` work; raise SystemExit."""
-    parameters.update(connect_timeout=CONNECT_TIMEOUT)
+    parameters.update(connect_timeout=CONNECT_TIMEOUT)  # An address may name another.
     parameters.update(find_database(), client_encoding="utf8")
     prepare_tables(statements, trial)
     extensions.set_wait_callback(wait_on_event_loop)
     if hasattr(os, "register_at_fork"):
-        # A forked worker, as of gunicorn --preload, must not use its parent's connections.
+        # A process that forks after its first request shares the sockets of idle connections with
+        # its child, and each would read the other's answers. The child only forgets them:
+        # psycopg2 closes a connection in no other process than its own.
         os.register_at_fork(after_in_child=idle.clear)
 
 
@@ -145,7 +145,7 @@ def prepare_tables(statements: list[str], trial: dict[str, Any]) -> None:
             for table in SQLModel.metadata.sorted_tables:
                 check_columns(connection, table)
             if is_new:
-                return
+                return  # A trial would use up the first id.
             for statement in statements:
                 try_statement(connection, statement, trial)
     except exc.DBAPIError as error:
@@ -154,41 +154,54 @@ def prepare_tables(statements: list[str], trial: dict[str, Any]) -> None:
 
 
 def check_columns(connection: Connection, table: Table) -> None:
-    """Raise SystemExit if a table that somebody else made has columns that do not fit."""
+    """Raise SystemExit if a table that somebody else made has columns that do not fit.
+
+    Its one line has the ALTER TABLE that mends the table, if there is one.
+    """
     rows = connection.exec_driver_sql(COLUMNS, {"table": table.name}).all()
-    needed = dict(table.columns)
-    if table.name == "users":
-        needed.pop("created_at")  # which nothing reads
-    faults = []
-    changes = []
+    misfits: list[tuple[str, str]] = []
     for found in rows:
-        name = found.name
-        column = needed.pop(name, None)
-        if column is not None:
-            wanted = column.type.compile(engine.dialect)
-            has_fitting_type = found.udt_name in FITTING_TYPES[wanted.partition("(")[0]]
-            most = getattr(column.type, "length", None) or 0
-            is_short = has_fitting_type and found.length and found.length < most
-            if not has_fitting_type or is_short:
-                faults.append(f"{name} must be {wanted}")
-            if is_short:
-                changes.append(f"ALTER {name} TYPE {wanted}")
-            if found.udt_name == "timestamp":
-                changes.append(f"ALTER {name} TYPE {wanted} USING {name} AT TIME ZONE 'UTC'")
-        elif found.is_required and name == "created_at":
-            faults.append(f"{name} must have a default")
-            changes.append(f"ALTER {name} SET DEFAULT now()")
-        # Further columns of `users` are filled by whoever makes its rows, as Better Auth does.
-        elif found.is_required and table.name == "tasks":
-            faults.append(f"{name} must not be required")
-            changes.append(f"ALTER {name} DROP NOT NULL")
+        misfits += find_misfits(table, found)
     if rows:  # A role without rights on the table sees no column, and is told by the trial.
-        faults += [f"{name} is missing" for name in needed]
-    if faults:
-        line = f"The table {table.name}: {', '.join(faults)}."
-        if len(changes) == len(faults):
+        present = [found.name for found in rows]
+        for column in table.columns:
+            if column.name not in present and not is_left_to_default(table, column.name):
+                misfits.append((f"{column.name} is missing", ""))
+    if misfits:
+        line = f"The table {table.name}: {', '.join(fault for fault, _ in misfits)}."
+        changes = [change for _, change in misfits]
+        if all(changes):
             line += f" This mends it: ALTER TABLE {table.name} {', '.join(changes)};"
         raise SystemExit(line)
+
+
+def is_left_to_default(table: Table, name: str) -> bool:
+    """Tell whether a column is users.created_at, which CREATE leaves out and nothing reads."""
+    return table.name == "users" and name == "created_at"
+
+
+def find_misfits(table: Table, found: Any) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with a column, and the action that mends it, or "" if none does."""
+    name = found.name
+    column = table.columns.get(name)
+    if is_left_to_default(table, name):
+        if found.is_required:
+            yield f"{name} must have a default", f"ALTER {name} SET DEFAULT now()"
+        return
+    if column is None:
+        # Whoever makes the rows of `users` fills its further columns, as Better Auth does.
+        if found.is_required and table.name == "tasks":
+            yield f"{name} must not be required", f"ALTER {name} DROP NOT NULL"
+        return
+    wanted = column.type.compile(engine.dialect)
+    most = getattr(column.type, "length", None) or 0
+    kind = wanted.partition("(")[0]
+    if found.udt_name not in FITTING_TYPES[kind]:
+        is_without_zone = kind == "TIMESTAMP WITH TIME ZONE" and found.udt_name == "timestamp"
+        change = f"ALTER {name} TYPE {wanted} USING {name} AT TIME ZONE 'UTC'"
+        yield f"{name} must be {wanted}", change if is_without_zone else ""
+    elif found.length and found.length < most:
+        yield f"{name} must be {wanted}", f"ALTER {name} TYPE {wanted}"
 
 
 def try_statement(connection: Connection, statement: str, trial: dict[str, Any]) -> None:
@@ -252,14 +265,25 @@ def start_deadline() -> None:
     request_deadline.set(asyncio.get_running_loop().time() + DEADLINE)
 
 
+def share_of(user_id: str) -> asyncio.Semaphore:
+    """Return what bounds a user's connections to a quarter of all.
+
+    It exists as long as a request of the user holds it.
+    """
+    share = users_connections.get(user_id)
+    if share is None:
+        share = asyncio.Semaphore(max(1, POOL_SIZE // 4))
+        users_connections[user_id] = share
+    return share
+
+
 async def fetch(statement: str, *, user_id: str, **values: Any) -> list[Row]:
     """Run one of a user's statements in one round trip, and return its rows.
 
     Raise UnavailableError at the request's deadline or if the connection fails, and psycopg2's
     error if PostgreSQL refuses the statement. What was sent is never sent again.
     """
-    new_share = asyncio.Semaphore(max(1, POOL_SIZE // 4))
-    share = users_connections.setdefault(user_id, new_share)
+    share = share_of(user_id)
     try:
         async with asyncio.timeout_at(request_deadline.get()), share, connections:
             return await greenlet_spawn(execute, statement, {"user_id": user_id, **values})
@@ -277,8 +301,8 @@ def execute(statement: str, values: dict[str, Any]) -> list[Row]:
             names = [column.name for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
     except asyncio.CancelledError:
-        # PostgreSQL itself would have ended the statement by now. So the network is silent, and
-        # the idle connections are as useless as this one, which psycopg2 has closed.
+        # PostgreSQL would have ended the statement STATEMENT_MARGIN earlier. So the network is
+        # silent, and the idle connections are as useless as this one, which psycopg2 has closed.
         close_idle()
         raise
     finally:
@@ -336,7 +360,7 @@ def connect() -> Any:
     try:
         connection = psycopg2.connect(**(parameters | addresses))
     except asyncio.CancelledError:
-        # A request that had queued may have had no time to wait for an answer.
+        # Blame the address only if it had SILENCE seconds to answer.
         if loop.time() - began > SILENCE:
             first_address = addresses.get("hostaddr", "").partition(",")[0]
             last_silent[first_address] = loop.time()
@@ -348,8 +372,9 @@ def connect() -> Any:
 def look_up() -> dict[str, str]:
     """Return the addresses of the host: libpq's own look-up would block the event loop.
 
-    libpq tries them in order, but waits for ever for one that is silent. The one that was silent
-    last therefore stands at the end.
+    libpq tries them in order, but without blocking it ignores connect_timeout, and waits for ever
+    for one that is silent. The one that was silent last therefore stands at the end. A socket, or
+    a list of hosts, is left to libpq.
     """
     host = parameters.get("host", "")
     if "hostaddr" in parameters or not re.fullmatch("[^/,]+", host):

@@ -32,7 +32,7 @@ async def get_current_user(
 
     Raise 401 if it is missing or not genuine, and 403 if the path is another user's.
     """
-    start_deadline()  # What follows is the first thing for which a request may have to wait.
+    start_deadline()  # It covers the signing keys and, later in this request, `fetch`.
     if credentials is None:
         raise refusal(MISSING)
     token = credentials.credentials

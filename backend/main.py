@@ -77,8 +77,8 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 class BodyLimitMiddleware:
     """Refuse a body over `max_size` bytes with 413 while it arrives.
 
-    FastAPI's own max_body_size answers in plain text and without CORS headers. It also lets a
-    DELETE delete before it answers 413, because a DELETE does not read its body.
+    A body that no route reads is ignored. FastAPI's own max_body_size would answer such a DELETE
+    with 413 after the task is deleted, and always in plain text without CORS headers.
     """
 
     def __init__(self, app: ASGIApp, max_size: int) -> None:
@@ -107,7 +107,6 @@ app = FastAPI(
     # include_router would match every request twice: in the app, and again in the router.
     routes=list(tasks.router.routes),
     redirect_slashes=False,  # A redirect would go to whatever host the Host header names.
-    generate_unique_id_function=tasks.operation_id,
     lifespan=lifespan,
 )
 app.add_middleware(BodyLimitMiddleware, max_size=MAX_BODY_SIZE)
@@ -122,7 +121,7 @@ app.add_middleware(
 
 
 @app.head("/health", include_in_schema=False)
-@app.get("/health", summary="Tell that the service runs")
+@app.get("/health", operation_id="health", summary="Tell that the service runs")
 async def health() -> Health:
     """This needs no token, and does not wake the database."""
     return Health()
@@ -139,8 +138,8 @@ async def root() -> RedirectResponse:
 async def refuse_input(request: Request, error: Exception) -> JSONResponse:
     """Answer 400 and name the field, but 401 or 403 first.
 
-    FastAPI parses the body before it runs get_current_user. What get_current_user raises here is
-    answered by the handlers of the app, which enclose those of the route.
+    FastAPI parses the body before it runs get_current_user, which may therefore raise only here.
+    The app's outer handlers answer what a handler raises.
     """
     await get_current_user(request.path_params["user_id"], await bearer(request))
     field = "body"

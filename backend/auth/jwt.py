@@ -19,9 +19,9 @@ MAX_TOKEN_LENGTH = 8192  # PyJWT looks at every byte, genuine or not.
 MAX_REMEMBERED_TOKENS = 2048
 # Seconds.
 LEEWAY = 30  # Clocks may differ by so much.
-KEYS_FRESH = 300  # For so long, the keys that were read count as all that there are.
+KEYS_FRESH = 300  # For so long after they were read, a key that is not among them is a false one.
 KEYS_RETRY = 10  # Between two attempts to read them.
-KEYS_FORGOTTEN = 600  # If nobody has attempted it for so long, the next attempt holds up everybody.
+KEYS_UNTRIED = 600  # After so long without an attempt, all tokens wait for the next one.
 
 Claims = dict[str, Any]
 KeySet = dict[str, Any]
@@ -73,15 +73,20 @@ remembered: dict[str, tuple[User, float]] = {}
 class PublishedKeys:
     """The keys that the frontend publishes (RFC 7517), kept while their address is down.
 
-    A key that was read in the last 5 minutes is returned at once. An older one is returned at
-    once, too, while the keys are read again beside it. An unknown one waits for that. After 10
-    minutes without any attempt, as in a quiet night, all wait: the old keys may be withdrawn.
+    When they are read, and who waits for it:
+
+    - A known key, KEYS_FRESH: nothing is read.
+    - A known key, older: the keys are read, and nobody waits.
+    - A known key, and no attempt for KEYS_UNTRIED: all wait, for it may be withdrawn since.
+    - An unknown key: the keys are read, and those who need it wait.
+
+    If the reading fails, the old keys serve on.
     """
 
     def __init__(self, url: str) -> None:
         self.client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=KEYS_TIMEOUT)
         self.key_set: KeySet = {}  # as it was read last
-        self.keys: dict[str | None, jwt.PyJWK] = {}  # those in it that can be used, by their ids
+        self.keys: dict[str, jwt.PyJWK] = {}  # those in it that can be used, by their ids
         self.fresh_until = 0.0  # on the clock of time.monotonic()
         self.attempted_at = float("-inf")
         self.attempt: asyncio.Task[None] | None = None
@@ -92,6 +97,8 @@ class PublishedKeys:
 
         Raise InvalidSignatureError if there is none, and UnavailableError if nobody can say.
         """
+        if kid is None:
+            raise jwt.InvalidSignatureError
         is_known = kid in self.keys
         if not is_known or time.monotonic() > self.fresh_until:
             self.begin_attempt()
@@ -109,7 +116,7 @@ class PublishedKeys:
         is_running = self.attempt and not self.attempt.done()
         if seconds_since >= KEYS_RETRY and not is_running:
             self.attempted_at = time.monotonic()
-            self.everybody_waits = seconds_since > KEYS_FORGOTTEN
+            self.everybody_waits = seconds_since > KEYS_UNTRIED
             self.attempt = asyncio.create_task(self.read())
 
     async def read(self) -> None:
@@ -131,14 +138,15 @@ class PublishedKeys:
         self.everybody_waits = False
 
 
-def usable_keys(key_set: KeySet) -> dict[str | None, jwt.PyJWK]:
+def usable_keys(key_set: KeySet) -> dict[str, jwt.PyJWK]:
     """Return the keys of a key set by their ids, without odd ones; raise LookupError for none."""
-    keys: dict[str | None, jwt.PyJWK] = {}
+    keys = {}
     for member in key_set["keys"]:
         try:
             key = jwt.PyJWK(member)
-            if key.algorithm_name in PLUGIN_ALGORITHMS and key.public_key_use in ("sig", None):
-                keys[str(key.key_id)] = key
+            is_ours = key.algorithm_name in PLUGIN_ALGORITHMS
+            if is_ours and key.public_key_use in ("sig", None) and isinstance(key.key_id, str):
+                keys[key.key_id] = key
         except Exception:  # noqa: BLE001, S112 - an odd key must not cost the others
             continue
     if not keys:
@@ -162,15 +170,16 @@ async def verify(token: str) -> User:
         raise jwt.DecodeError
     unverified = jwt.decode_complete(token, options={"verify_signature": False})
     header = unverified["header"]
-    key: Any = SECRET
-    algorithm = "HS256"
-    until = float("inf")
     is_of_plugin = header.get("alg") in PLUGIN_ALGORITHMS
     if is_of_plugin:
-        key = await published.get(header.get("kid"))
+        key: Any = await published.get(header.get("kid"))
         algorithm = key.algorithm_name  # never the one that the token names
         fresh_seconds = published.fresh_until - time.monotonic()
         until = time.time() + fresh_seconds
+    else:
+        key = SECRET
+        algorithm = "HS256"
+        until = float("inf")
     claims = jwt.decode(
         token,
         key,

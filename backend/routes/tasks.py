@@ -34,7 +34,8 @@ def as_json_array(tasks: str) -> str:
     """Return a statement with which PostgreSQL itself writes these tasks as one JSON text.
 
     The event loop, on which everybody waits, is then busy for a tenth of the time. Times are
-    written as pydantic writes them elsewhere: without the fraction of a whole second.
+    written as pydantic writes those of a single task: without the fraction of a whole second. They
+    are in UTC because `fetch` sets the time zone.
     """
     return f"""
         SELECT coalesce(json_agg(row_to_json(task)), '[]')::text AS tasks
@@ -61,7 +62,9 @@ LIST = as_json_array(
             col(Task.completed) == any_(bindparam("completed")),
         )
         .order_by(
-            case((bindparam("by_title"), func.lower(Task.title))),  # null if it is false
+            case(
+                (bindparam("by_title"), func.lower(Task.title))
+            ),  # else all alike, and the id decides
             col(Task.id).desc(),
         )
     )
@@ -72,8 +75,10 @@ READ = prepare(
         col(Task.id) == bindparam("task_id"),
     )
 )
-# A user's first task also makes the user's row. With a row that exists nothing is attempted: its
-# table may be Better Auth's, and require more columns. The conflict is that of two first tasks.
+# A user's first task also makes the user's row. PostgreSQL runs `owner` although nothing reads it,
+# and checks the foreign key after both. Where the user has a row, no INSERT is even attempted: the
+# table may be Better Auth's, and require more columns. ON CONFLICT is for two first tasks at once,
+# and for an e-mail address that is another user's.
 CREATE = prepare(
     text("""
         WITH owner AS (
