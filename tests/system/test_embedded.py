@@ -46,6 +46,8 @@ def leave(user):
     user.communicate()
 
 
+# Whoever runs the tests, such as nohup, may have told all its processes to ignore a signal.
+HEARS_SIGNALS = ("env", "--default-signal=HUP,INT")
 WORKERS = ("--workers", "4")
 ENDS = [
     ((), "SIGTERM"),
@@ -65,7 +67,7 @@ ENDS = [
 def test_nothing_is_left_and_no_task_lost_after_a_signal_to_the_whole_terminal(
     clone, options, name
 ):
-    api = clone.start(*options)
+    api = clone.start(*options, prefix=HEARS_SIGNALS)
     task = api.request("POST", json={"title": "x"}).json()
     os.killpg(api.process.pid, signal.Signals[name])
     clone.wait_until_nothing_runs(STOPPED + 10)
