@@ -13,7 +13,7 @@ KEYS_TIMEOUT = 3.0  # Reading the signing keys. It leaves 1.5 for the database.
 STATEMENT_MARGIN = 0.25  # PostgreSQL ends a statement at least this much before the deadline.
 # Seconds. A start that would wait for longer fails, with one line.
 CONNECT_TIMEOUT = 4
-LOCK_TIMEOUT = 7  # There are two to wait for: the start of another worker, and a table.
+LOCK_TIMEOUT = 7  # For each of two locks: on the start of another worker, and on a table.
 
 
 class UnavailableError(Exception):
@@ -31,7 +31,8 @@ def load_settings() -> None:
     """Load .env.local, then .env; what is set already stays.
 
     The first of the environment, .env.local and .env that names a database decides, whether it
-    says NEON_DATABASE_URL or DATABASE_URL.
+    says NEON_DATABASE_URL or DATABASE_URL. So a DATABASE_URL that a host sets beats the
+    NEON_DATABASE_URL of .env.
     """
     prefer_database_url()
     for name in (".env.local", ".env"):

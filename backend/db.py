@@ -33,6 +33,7 @@ START_LOCK = 0x70D0  # any number, as long as all services lock the same
 TIMEOUT_STEP = 500  # milliseconds; pg_stat_statements keeps an entry for each value of a SET
 SILENCE = 1  # seconds without an answer, after which an address of the database comes last
 POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
+LEFT_TO_DEFAULT = "users.created_at"  # CREATE does not set it, and nothing reads it.
 # For each type of our columns, the types of PostgreSQL that do.
 FITTING_TYPES = {
     "BIGINT": ("int8", "int4"),
@@ -103,10 +104,11 @@ def find_database() -> dict[str, str]:
 
 def open_database(statements: list[str], trial: dict[str, Any]) -> None:
     """Make the tables, try the statements, and let `fetch` work; raise SystemExit."""
-    parameters.update(connect_timeout=CONNECT_TIMEOUT)  # An address may name another.
-    parameters.update(find_database(), client_encoding="utf8")
+    parameters["connect_timeout"] = CONNECT_TIMEOUT  # unless the address says otherwise
+    parameters.update(find_database())
+    parameters["client_encoding"] = "utf8"
     prepare_tables(statements, trial)
-    extensions.set_wait_callback(wait_on_event_loop)
+    extensions.set_wait_callback(wait_on_event_loop)  # From here on, for every connection.
     if hasattr(os, "register_at_fork"):
         # A process that forks after its first request shares the sockets of idle connections with
         # its child, and each would read the other's answers. The child only forgets them:
@@ -165,7 +167,7 @@ def check_columns(connection: Connection, table: Table) -> None:
     if rows:  # A role without rights on the table sees no column, and is told by the trial.
         present = [found.name for found in rows]
         for column in table.columns:
-            if column.name not in present and not is_left_to_default(table, column.name):
+            if column.name not in present and str(column) != LEFT_TO_DEFAULT:
                 misfits.append((f"{column.name} is missing", ""))
     if misfits:
         line = f"The table {table.name}: {', '.join(fault for fault, _ in misfits)}."
@@ -175,16 +177,11 @@ def check_columns(connection: Connection, table: Table) -> None:
         raise SystemExit(line)
 
 
-def is_left_to_default(table: Table, name: str) -> bool:
-    """Tell whether a column is users.created_at, which CREATE leaves out and nothing reads."""
-    return table.name == "users" and name == "created_at"
-
-
 def find_misfits(table: Table, found: Any) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with a column, and the action that mends it, or "" if none does."""
     name = found.name
     column = table.columns.get(name)
-    if is_left_to_default(table, name):
+    if f"{table.name}.{name}" == LEFT_TO_DEFAULT:
         if found.is_required:
             yield f"{name} must have a default", f"ALTER {name} SET DEFAULT now()"
         return
@@ -287,8 +284,8 @@ async def fetch(statement: str, *, user_id: str, **values: Any) -> list[Row]:
     try:
         async with asyncio.timeout_at(request_deadline.get()), share, connections:
             return await greenlet_spawn(execute, statement, {"user_id": user_id, **values})
-    # Cancelled statements and lost connections, the deadline, and a name that is not found.
-    except (psycopg2.OperationalError, psycopg2.InterfaceError, TimeoutError, OSError) as error:
+    # A cancelled statement, a lost connection; the deadline (TimeoutError) is an OSError, too.
+    except (psycopg2.OperationalError, psycopg2.InterfaceError, OSError) as error:
         logger.warning("database unavailable: %s", type(error).__name__)
         raise UnavailableError from None
 
@@ -301,8 +298,9 @@ def execute(statement: str, values: dict[str, Any]) -> list[Row]:
             names = [column.name for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
     except asyncio.CancelledError:
-        # PostgreSQL would have ended the statement STATEMENT_MARGIN earlier. So the network is
-        # silent, and the idle connections are as useless as this one, which psycopg2 has closed.
+        # The deadline is over, though PostgreSQL should have ended the statement before. So the
+        # network is silent, and the idle connections are useless, too. psycopg2 has closed this
+        # one, because wait_on_event_loop raised.
         close_idle()
         raise
     finally:
@@ -337,7 +335,8 @@ def take_idle() -> Any:
 def is_alive(connection: Any) -> bool:
     """Tell whether the server has kept an idle connection open, without a round trip.
 
-    A server that ends a connection says why and then closes it, so there are two things to read.
+    A server that ends a connection says why and then closes it: the first poll may read the
+    reason, and the second one finds the end.
     """
     try:
         connection.poll()

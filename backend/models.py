@@ -107,7 +107,7 @@ class TaskCreate(SQLModel):
 
 
 class TaskUpdate(SQLModel):
-    """The fields of a task that are to change."""
+    """The fields of a task that are to change; only the description may be null."""
 
     title: Title = Field(default_factory=not_sent)
     description: Description | None = None

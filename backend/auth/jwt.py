@@ -19,9 +19,9 @@ MAX_TOKEN_LENGTH = 8192  # PyJWT looks at every byte, genuine or not.
 MAX_REMEMBERED_TOKENS = 2048
 # Seconds.
 LEEWAY = 30  # Clocks may differ by so much.
-KEYS_FRESH = 300  # For so long after they were read, a key that is not among them is a false one.
-KEYS_RETRY = 10  # Between two attempts to read them.
-KEYS_UNTRIED = 600  # After so long without an attempt, all tokens wait for the next one.
+KEYS_FRESH = 300  # After so long they are read again. Before, a key not among them is a false one.
+KEYS_RETRY = 10  # At least so long passes between two attempts to read them.
+KEYS_UNTRIED = 600  # After so long without an attempt, all of the plugin's tokens wait for one.
 
 Claims = dict[str, Any]
 KeySet = dict[str, Any]
@@ -80,7 +80,7 @@ class PublishedKeys:
     - A known key, and no attempt for KEYS_UNTRIED: all wait, for it may be withdrawn since.
     - An unknown key: the keys are read, and those who need it wait.
 
-    If the reading fails, the old keys serve on.
+    If the reading fails, the old keys serve on, however old: an outage signs nobody out.
     """
 
     def __init__(self, url: str) -> None:
@@ -103,7 +103,7 @@ class PublishedKeys:
         if not is_known or time.monotonic() > self.fresh_until:
             self.begin_attempt()
         if self.attempt and (not is_known or self.everybody_waits):
-            await asyncio.wait([self.attempt])
+            await asyncio.wait([self.attempt])  # It does not wait for one that has ended.
         if kid in self.keys:
             return self.keys[kid]
         if time.monotonic() < self.fresh_until:
