@@ -214,7 +214,7 @@ def make_user(server: Server, user: str) -> None:
 
 def seconds_to_first_answer(directory: str) -> float:
     began = time.monotonic()
-    with running(SERVICE, cwd=Path(directory)) as server:
+    with running(SERVICE, cwd=Path(directory), NEON_DATABASE_URL="embedded") as server:
         answer = httpx.get(
             f"{server.url}/api/ada/tasks",
             headers={"Authorization": f"Bearer {token()}"},
