@@ -30,7 +30,7 @@ from backend import (
 
 PUBLISHED = "public-development-secret"  # in the text of the secret that .env sets
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
-TIMEOUT_STEP = 500  # milliseconds; pg_stat_statements keeps an entry for each value of a SET
+TIMEOUT_STEP = 500  # milliseconds; few timeouts, for pg_stat_statements keeps an entry for each
 SILENCE = 1  # seconds without an answer, after which an address of the database comes last
 POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
 LEFT_TO_DEFAULT = "users.created_at"  # CREATE does not set it, and nothing reads it.
@@ -291,6 +291,7 @@ async def fetch(statement: str, *, user_id: str, **values: Any) -> list[Row]:
 
 
 def execute(statement: str, values: dict[str, Any]) -> list[Row]:
+    """Run a statement on an idle or a new connection, within a greenlet."""
     connection = take_idle() or connect()
     try:
         with connection.cursor() as cursor:
@@ -353,6 +354,7 @@ def close_idle() -> None:
 
 
 def connect() -> Any:
+    """Return a new connection, and remember an address that kept silent."""
     addresses = look_up()
     loop = asyncio.get_running_loop()
     began = loop.time()

@@ -77,8 +77,8 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 class BodyLimitMiddleware:
     """Refuse a body over `max_size` bytes with 413 while it arrives.
 
-    A body that no route reads is ignored. FastAPI's own max_body_size would answer such a DELETE
-    with 413 after the task is deleted, and always in plain text without CORS headers.
+    A body that no route reads is ignored. FastAPI's own max_body_size would carry out a DELETE with
+    a large body and then answer 413, in plain text and without CORS headers.
     """
 
     def __init__(self, app: ASGIApp, max_size: int) -> None:
@@ -179,7 +179,7 @@ async def unavailable(_request: Request, _error: Exception) -> JSONResponse:
 
 @app.exception_handler(psycopg2.Error)
 async def statement_failed(_request: Request, error: psycopg2.Error) -> JSONResponse:
-    """Answer 500 if a table was changed after the start, or to a bug.
+    """Answer 500 where a table was changed after the start, or where there is a bug.
 
     PostgreSQL's own message may quote the user's data, so the log goes without it.
     """

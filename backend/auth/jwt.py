@@ -75,10 +75,10 @@ class PublishedKeys:
 
     When they are read, and who waits for it:
 
-    - A known key, KEYS_FRESH: nothing is read.
-    - A known key, older: the keys are read, and nobody waits.
-    - A known key, and no attempt for KEYS_UNTRIED: all wait, for it may be withdrawn since.
-    - An unknown key: the keys are read, and those who need it wait.
+    - If a key is known and was read less than KEYS_FRESH ago, nothing is read.
+    - If it is known and older, the keys are read, and nobody waits.
+    - If nobody has attempted that for KEYS_UNTRIED, all wait, for it may be withdrawn since.
+    - If it is unknown, the keys are read, and those who need it wait.
 
     If the reading fails, the old keys serve on, however old: an outage signs nobody out.
     """
@@ -174,6 +174,7 @@ async def verify(token: str) -> User:
     if is_of_plugin:
         key: Any = await published.get(header.get("kid"))
         algorithm = key.algorithm_name  # never the one that the token names
+        # Negative while old keys serve on, so that their tokens are not remembered.
         fresh_seconds = published.fresh_until - time.monotonic()
         until = time.time() + fresh_seconds
     else:

@@ -34,8 +34,8 @@ def as_json_array(tasks: str) -> str:
     """Return a statement with which PostgreSQL itself writes these tasks as one JSON text.
 
     The event loop, on which everybody waits, is then busy for a tenth of the time. Times are
-    written as pydantic writes those of a single task: without the fraction of a whole second. They
-    are in UTC because `fetch` sets the time zone.
+    written as pydantic writes those of a single task: 12:00:00Z, and not 12:00:00.000000Z. They are
+    in UTC because `fetch` sets the time zone.
     """
     return f"""
         SELECT coalesce(json_agg(row_to_json(task)), '[]')::text AS tasks
@@ -62,9 +62,8 @@ LIST = as_json_array(
             col(Task.completed) == any_(bindparam("completed")),
         )
         .order_by(
-            case(
-                (bindparam("by_title"), func.lower(Task.title))
-            ),  # else all alike, and the id decides
+            # Without by_title this is NULL for all, and the id decides.
+            case((bindparam("by_title"), func.lower(Task.title))),
             col(Task.id).desc(),
         )
     )
