@@ -31,10 +31,16 @@ async def ask_often(process: str) -> None:
         await ask_at_once(process)
 
 
+def backends() -> list[int]:
+    """Return which processes of PostgreSQL are at the other ends of the idle connections."""
+    return sorted(connection.info.backend_pid for connection in db.idle)
+
+
 def main() -> None:
     assert app is not None  # imported, as gunicorn --preload does, which opens the database
     asyncio.run(ask_at_once("the parent"))
     assert len(db.idle) == CONNECTIONS
+    before = backends()
     children = []
     for number in range(CHILDREN):
         child = os.fork()
@@ -46,7 +52,8 @@ def main() -> None:
     for child in children:
         _, status = os.waitpid(child, 0)
         assert status == 0, f"a child ended with {status}"
-    asyncio.run(ask_often("the parent"))  # the children's end has closed none of its connections
+    asyncio.run(ask_often("the parent"))
+    assert backends() == before, "a child has closed connections of the parent"
 
 
 if __name__ == "__main__":

@@ -236,6 +236,7 @@ def test_a_secret_of_32_bytes_is_kept_without_the_line_break_at_its_end(
         "http://*.h",
         f"https://ada:{PASSWORD}@h",
         f"https://{PASSWORD}@h",
+        f"https://:{PASSWORD}@h",
     ],
 )
 def test_an_origin_is_an_http_address(address):

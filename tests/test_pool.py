@@ -319,6 +319,12 @@ def test_two_good_addresses_are_tried_in_turn_when_one_refuses(pool, monkeypatch
     assert not asyncio.run(is_unavailable())
 
 
+def test_an_address_that_is_given_is_not_looked_up(pool, monkeypatch):
+    pool.update(host="two.example", hostaddr="127.0.0.1")
+    answer_look_ups(monkeypatch, "127.0.0.3")  # nothing listens there
+    assert not asyncio.run(is_unavailable())
+
+
 def test_a_look_up_that_fails_is_unavailable(pool, monkeypatch, caplog):
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")

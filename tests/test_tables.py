@@ -11,6 +11,7 @@ from tests.tables import (
     headers,
     make_database,
     refusal,
+    start_once,
     use_all_six_routes,
 )
 
@@ -48,7 +49,8 @@ def by_the_book(database, faulty):
         yield api
 
 
-def test_the_start_leaves_no_rows_behind(api, database):
+def test_the_first_start_and_the_next_leave_no_rows_behind(api, database):
+    assert start_once(api.database).returncode == 0
     owners = "SELECT count(*) FROM {} WHERE {} = repeat(chr(10), 255)"
     for columns in (("users", "id"), ("tasks", "user_id")):
         rows = database.execute(owners.format(*columns), url=api.database)
