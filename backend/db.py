@@ -285,7 +285,13 @@ async def fetch(statement: str, *, user_id: str, **values: Any) -> list[Row]:
         async with asyncio.timeout_at(request_deadline.get()), share, connections:
             return await greenlet_spawn(execute, statement, {"user_id": user_id, **values})
     # A cancelled statement, a lost connection; the deadline (TimeoutError) is an OSError, too.
-    except (psycopg2.OperationalError, psycopg2.InterfaceError, OSError) as error:
+    # A server that only reads has lost its place to another one, and may get it back.
+    except (
+        psycopg2.OperationalError,
+        psycopg2.InterfaceError,
+        errors.ReadOnlySqlTransaction,
+        OSError,
+    ) as error:
         logger.warning("database unavailable: %s", type(error).__name__)
         raise UnavailableError from None
 

@@ -27,8 +27,8 @@ class User(SQLModel, table=True):
     __tablename__ = "users"
 
     id: str = Field(primary_key=True, max_length=255)
-    email: str | None = None
-    name: str | None = None
+    email: str | None = Field(default=None, max_length=255)
+    name: str | None = Field(default=None, max_length=255)
     created_at: datetime | None = Field(
         default=None,
         nullable=False,

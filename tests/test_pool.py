@@ -29,6 +29,7 @@ END $$
 MAY_PASS = {
     "08000": "connection exception",
     "08006": "connection failure",
+    "25006": "read-only transaction",
     "40001": "serialization failure",
     "40P01": "deadlock detected",
     "53100": "disk full",
@@ -48,7 +49,6 @@ STAYS = {
     "23503": "foreign key violation",
     "23505": "unique violation",
     "23514": "check violation",
-    "25006": "read-only transaction",
     "42501": "insufficient privilege",
     "42601": "syntax error",
     "42703": "undefined column",

@@ -171,6 +171,7 @@ def test_a_remembered_token_still_expires(api):
         ({"email": "", "name": ""}, (None, None)),
         ({"email": "a\0b", "name": "Ada \0\ud800L"}, ("ab", "Ada L")),
         ({"email": 5, "name": ["x"]}, ("5", "['x']")),
+        ({"email": "a" * 256, "name": "x" * 256}, ("a" * 255, "x" * 255)),
     ],
 )
 @pytest.mark.parametrize("later", [{}, {"email": "new@example.com", "name": "New"}])

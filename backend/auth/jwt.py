@@ -211,8 +211,8 @@ def read_user(claims: Claims) -> User:
 
 
 def storable(claims: Claims, name: str) -> str | None:
-    """Return a claim as text that PostgreSQL takes: without NUL and lone surrogates."""
-    text = str(claims.get(name) or "").replace("\0", "")
+    """Return a claim as text that `users` takes: cut off, without NUL and lone surrogates."""
+    text = str(claims.get(name) or "").replace("\0", "")[:255]
     return text.encode(errors="ignore").decode() or None
 
 

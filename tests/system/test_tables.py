@@ -292,6 +292,7 @@ MENDED = {
         """,
     ],
     "a short id of users": [BY_THE_BOOK, "ALTER TABLE users ALTER id TYPE varchar(36)"],
+    "a short name": [BY_THE_BOOK, "ALTER TABLE users ALTER name TYPE varchar(100)"],
     "a further required column": [
         BY_THE_BOOK,
         "ALTER TABLE tasks ADD due date NOT NULL DEFAULT now()",
