@@ -13,14 +13,14 @@ KEYS_TIMEOUT = 3.0  # Reading the signing keys. It leaves 1.5 for the database.
 STATEMENT_MARGIN = 0.25  # PostgreSQL ends a statement at least this much before the deadline.
 # Seconds. A start that would wait for longer fails, with one line.
 CONNECT_TIMEOUT = 4
-LOCK_TIMEOUT = 7  # For each of two locks: on the start of another worker, and on a table.
+LOCK_TIMEOUT = 7  # Waiting for another start to end, and as long again for a lock on a table.
 
 
 class UnavailableError(Exception):
     """The database or the signing keys do not answer now; trying again may help."""
 
 
-def prefer_database_url() -> None:
+def accept_database_url() -> None:
     """Let a DATABASE_URL name the database, unless a NEON_DATABASE_URL already does."""
     url = os.environ.get("DATABASE_URL")
     if url and not os.environ.get("NEON_DATABASE_URL"):
@@ -34,10 +34,10 @@ def load_settings() -> None:
     says NEON_DATABASE_URL or DATABASE_URL. So a DATABASE_URL that a host sets beats the
     NEON_DATABASE_URL of .env.
     """
-    prefer_database_url()
+    accept_database_url()
     for name in (".env.local", ".env"):
         load_dotenv(ROOT / name)
-        prefer_database_url()
+        accept_database_url()
 
 
 def read_number(name: str, *, default: int, most: int) -> int:

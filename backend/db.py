@@ -1,4 +1,8 @@
-"""The database: its address, its tables, its connections, and `fetch`, the only way to its rows."""
+"""The database: its address, its tables, its connections, and `fetch`, the only way to its rows.
+
+First comes what happens once, at the start: the address, and the tables. Then what each request
+uses: waiting on the event loop, the pool of connections, and `fetch`.
+"""
 
 import asyncio
 import logging
@@ -15,7 +19,7 @@ import psycopg2
 from psycopg2 import errors, extensions
 from sqlalchemy import ClauseElement, Connection, Table, create_engine, exc, func, inspect, select
 from sqlalchemy.pool import NullPool
-from sqlalchemy.util import await_, greenlet_spawn  # what SQLAlchemy's asyncio extension uses
+from sqlalchemy.util import await_, greenlet_spawn  # SQLAlchemy 2.1's own bridge to asyncio
 from sqlmodel import SQLModel
 
 from backend import (
@@ -30,11 +34,10 @@ from backend import (
 
 PUBLISHED = "public-development-secret"  # in the text of the secret that .env sets
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
-TIMEOUT_STEP = 500  # milliseconds; few timeouts, for pg_stat_statements keeps an entry for each
-SILENCE = 1  # seconds without an answer, after which an address of the database comes last
 POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
+SILENCE = 1  # seconds; an address of the host that took longer is tried after the others.
 LEFT_TO_DEFAULT = "users.created_at"  # CREATE does not set it, and nothing reads it.
-# For each type of our columns, the types of PostgreSQL that do.
+# For each type of our columns, the types of PostgreSQL that will do.
 FITTING_TYPES = {
     "BIGINT": ("int8", "int4"),
     "BOOLEAN": ("bool",),
@@ -46,10 +49,8 @@ COLUMNS = """
         quote_ident(column_name) AS name,
         udt_name,
         character_maximum_length AS length,
-        is_nullable = 'NO'
-            AND column_default IS NULL
-            AND is_identity = 'NO'
-            AND is_generated = 'NEVER' AS is_required
+        is_nullable = 'NO' AS is_not_null,
+        column_default IS NULL AND is_identity = 'NO' AND is_generated = 'NEVER' AS has_no_default
     FROM information_schema.columns
     WHERE table_schema = ANY (current_schemas(false)) AND table_name = %(table)s
     ORDER BY ordinal_position
@@ -60,24 +61,20 @@ Row = dict[str, Any]
 logger = logging.getLogger(__name__)
 request_deadline: ContextVar[float] = ContextVar("request_deadline")  # on the event loop's clock
 
-parameters: dict[str, Any] = {}  # of the database, for libpq
-idle: list[Any] = []  # Connections. The one used last is used next: it is likeliest to be alive.
-connections = asyncio.Semaphore(POOL_SIZE)
-# One user gets a quarter of the connections, so that a locked row holds up nobody else.
-users_connections: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-last_silent: dict[str, float] = {}  # When each address of the database last kept silent.
-
 
 def parse_address(address: str) -> dict[str, str]:
     """Return libpq's parameters for an address, or raise SystemExit without repeating it.
 
-    People paste it with another driver's name, in quotes, or within a psql command, too.
+    People paste it with another driver's name (postgresql+asyncpg://...), in quotes, or within a
+    command (psql 'postgresql://...').
     """
+    reason = "must be embedded, or an address with its password percent-encoded"
     scheme = re.search(r"postgres(ql)?(\+\w+)?://", address)
     rest = address[scheme.end() :].strip(" \t\r\n'\"") if scheme else ""
-    reason = "must be embedded, or an address with its password percent-encoded"
-    # With an @ or / in the password, libpq would take a part of it for the host, and show it.
-    if rest and not re.search(r"[\s'\"]|[@/].*@", rest):
+    has_blank_or_quote = re.search(r"[\s'\"]", rest)
+    # As in user:p@ss@host. libpq would take a part of the password for the host, and show it.
+    has_raw_password = re.search(r"[@/].*@", rest)
+    if rest and not has_blank_or_quote and not has_raw_password:
         try:
             return dict(extensions.parse_dsn(f"postgresql://{rest}"))
         except psycopg2.Error as error:
@@ -103,32 +100,35 @@ def find_database() -> dict[str, str]:
 
 
 def open_database(statements: list[str], trial: dict[str, Any]) -> None:
-    """Make the tables, try the statements, and let `fetch` work; raise SystemExit."""
-    parameters["connect_timeout"] = CONNECT_TIMEOUT  # unless the address says otherwise
-    parameters.update(find_database())
-    parameters["client_encoding"] = "utf8"
+    """Make the tables, try the statements with the values of `trial`, and let `fetch` work.
+
+    Raise SystemExit if that cannot be.
+    """
+    pool.parameters["connect_timeout"] = CONNECT_TIMEOUT  # unless the address says otherwise
+    pool.parameters.update(find_database())
+    pool.parameters["client_encoding"] = "utf8"
     prepare_tables(statements, trial)
     extensions.set_wait_callback(wait_on_event_loop)  # From here on, for every connection.
     if hasattr(os, "register_at_fork"):
         # A process that forks after its first request shares the sockets of idle connections with
         # its child, and each would read the other's answers. The child only forgets them:
         # psycopg2 closes a connection in no other process than its own.
-        os.register_at_fork(after_in_child=idle.clear)
+        os.register_at_fork(after_in_child=pool.idle.clear)
 
 
 def describe_database() -> str:
     """Return the database's host and name, or where the embedded one is, for the log."""
     if os.environ.get("NEON_DATABASE_URL", "").strip() == "embedded":
         return f"embedded in {ROOT / '.postgres'}"
-    return f"{parameters.get('host')}/{parameters.get('dbname')}"
+    return f"{pool.parameters.get('host')}/{pool.parameters.get('dbname')}"
 
 
-def connect_at_start() -> Any:
+def connect_at_start() -> extensions.connection:
     """Return a connection as psycopg2 makes it, before it waits on the event loop."""
-    return psycopg2.connect(**parameters)
+    return psycopg2.connect(**pool.parameters)
 
 
-# It is for the start, and to compile statements. Requests use the connections in `idle`.
+# It is for the start, and to compile statements. Requests use the connections of `pool`.
 engine = create_engine("postgresql+psycopg2://", creator=connect_at_start, poolclass=NullPool)
 
 
@@ -160,44 +160,46 @@ def check_columns(connection: Connection, table: Table) -> None:
 
     Its one line has the ALTER TABLE that mends the table, if there is one.
     """
-    rows = connection.exec_driver_sql(COLUMNS, {"table": table.name}).all()
-    misfits: list[tuple[str, str]] = []
-    for found in rows:
-        misfits += find_misfits(table, found)
-    if rows:  # A role without rights on the table sees no column, and is told by the trial.
-        present = [found.name for found in rows]
-        for column in table.columns:
-            if column.name not in present and str(column) != LEFT_TO_DEFAULT:
-                misfits.append((f"{column.name} is missing", ""))
+    found = connection.exec_driver_sql(COLUMNS, {"table": table.name}).all()
+    if not found:
+        return  # A role without rights on the table sees no column. The trial tells it.
+    misfits: dict[str, str] = {}  # What is wrong, and the action that mends it, or "".
+    for row in found:
+        misfits.update(find_misfits(table, row))
+    present = [row.name for row in found]
+    for column in table.columns:
+        if column.name not in present and str(column) != LEFT_TO_DEFAULT:
+            misfits[f"{column.name} is missing"] = ""
     if misfits:
-        line = f"The table {table.name}: {', '.join(fault for fault, _ in misfits)}."
-        changes = [change for _, change in misfits]
-        if all(changes):
-            line += f" This mends it: ALTER TABLE {table.name} {', '.join(changes)};"
+        line = f"The table {table.name}: {', '.join(misfits)}."
+        if all(misfits.values()):
+            line += f" This mends it: ALTER TABLE {table.name} {', '.join(misfits.values())};"
         raise SystemExit(line)
 
 
 def find_misfits(table: Table, found: Any) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with a column, and the action that mends it, or "" if none does."""
     name = found.name
-    column = table.columns.get(name)
     if f"{table.name}.{name}" == LEFT_TO_DEFAULT:
-        if found.is_required:
+        if found.is_not_null and found.has_no_default:
             yield f"{name} must have a default", f"ALTER {name} SET DEFAULT now()"
         return
+    column: Any = table.columns.get(name)
+    # CREATE leaves out what is not ours, and sets ours to NULL. Whoever makes the rows of `users`
+    # fills its columns, as Better Auth does.
+    is_left_empty = found.has_no_default if column is None else column.nullable
+    if found.is_not_null and is_left_empty and table.name == "tasks":
+        yield f"{name} must not be required", f"ALTER {name} DROP NOT NULL"
     if column is None:
-        # Whoever makes the rows of `users` fills its further columns, as Better Auth does.
-        if found.is_required and table.name == "tasks":
-            yield f"{name} must not be required", f"ALTER {name} DROP NOT NULL"
         return
     wanted = column.type.compile(engine.dialect)
-    most = getattr(column.type, "length", None) or 0
-    kind = wanted.partition("(")[0]
+    kind = wanted.partition("(")[0]  # VARCHAR of VARCHAR(200)
     if found.udt_name not in FITTING_TYPES[kind]:
-        is_without_zone = kind == "TIMESTAMP WITH TIME ZONE" and found.udt_name == "timestamp"
-        change = f"ALTER {name} TYPE {wanted} USING {name} AT TIME ZONE 'UTC'"
-        yield f"{name} must be {wanted}", change if is_without_zone else ""
-    elif found.length and found.length < most:
+        action = ""
+        if kind == "TIMESTAMP WITH TIME ZONE" and found.udt_name == "timestamp":
+            action = f"ALTER {name} TYPE {wanted} USING {name} AT TIME ZONE 'UTC'"
+        yield f"{name} must be {wanted}", action
+    elif found.length and found.length < (column.type.length or 0):
         yield f"{name} must be {wanted}", f"ALTER {name} TYPE {wanted}"
 
 
@@ -241,14 +243,14 @@ def prepare(statement: ClauseElement) -> str:
     return str(compiled)
 
 
-def wait_on_event_loop(connection: Any) -> None:
+def wait_on_event_loop(connection: extensions.connection) -> None:
     """Let the event loop run while psycopg2 waits for the server.
 
     psycopg2 calls this instead of blocking (its "wait callback", made for coroutine libraries).
     It runs in a greenlet: a function call that can be left in the middle and continued later.
-    `await_` leaves it and has the event loop wait for the socket, as in SQLAlchemy's asyncio
-    extension. A blocking driver thus needs no threads, which would cost a fifth more CPU, and a
-    statement on a silent connection can be given up at the deadline.
+    `fetch` starts one with `greenlet_spawn`; `await_` leaves it, and the event loop waits for the
+    socket, as in SQLAlchemy's asyncio extension. A blocking driver thus needs no threads, which
+    would cost a fifth more CPU, and a statement on a silent connection can be given up.
     """
     while (state := connection.poll()) != extensions.POLL_OK:
         if state == extensions.POLL_READ:
@@ -257,89 +259,97 @@ def wait_on_event_loop(connection: Any) -> None:
             await_(anyio.wait_writable(connection.fileno()))
 
 
-def start_deadline() -> None:
-    """Give the current request DEADLINE seconds for all that it waits for."""
-    request_deadline.set(asyncio.get_running_loop().time() + DEADLINE)
+class Pool:
+    """At most `size` connections to the database, which wait on the event loop.
 
-
-def share_of(user_id: str) -> asyncio.Semaphore:
-    """Return what bounds a user's connections to a quarter of all.
-
-    It exists as long as a request of the user holds it.
+    `execute` and what it calls run in a greenlet.
     """
-    share = users_connections.get(user_id)
-    if share is None:
-        share = asyncio.Semaphore(max(1, POOL_SIZE // 4))
-        users_connections[user_id] = share
-    return share
+
+    def __init__(self, size: int) -> None:
+        self.parameters: dict[str, Any] = {}  # of the database, for libpq
+        # The connection used last is used next, for it is likeliest to be alive.
+        self.idle: list[extensions.connection] = []
+        self.places = asyncio.Semaphore(size)
+        # One user gets a quarter of the places, so that a locked row holds up nobody else.
+        self.share_size = max(1, size // 4)
+        self.shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self.silent_at: dict[str, float] = {}  # When each address of the host last kept silent.
+
+    def share_of(self, user_id: str) -> asyncio.Semaphore:
+        """Return a user's share of the places. It exists while a request of the user holds it."""
+        share = self.shares.get(user_id)
+        if share is None:
+            share = asyncio.Semaphore(self.share_size)
+            self.shares[user_id] = share
+        return share
+
+    def execute(self, statement: str, values: dict[str, Any]) -> list[Row]:
+        """Run a statement on an idle or a new connection."""
+        connection = self.take_idle() or self.connect()
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(time_settings() + statement, values)
+                names = [column.name for column in cursor.description]
+                return [dict(zip(names, row, strict=True)) for row in cursor]
+        except asyncio.CancelledError:
+            # The deadline of `fetch`: it raises this out of wait_on_event_loop, for which psycopg2
+            # closes the connection. PostgreSQL should have ended the statement before, so the
+            # network is silent, and the idle connections are useless, too.
+            self.close_idle()
+            raise
+        finally:
+            if not connection.closed:
+                self.idle.append(connection)
+
+    def take_idle(self) -> extensions.connection | None:
+        """Return a connection that is alive, if there is one."""
+        while self.idle:
+            connection = self.idle.pop()
+            if is_alive(connection):
+                return connection
+            connection.close()
+        return None
+
+    def close_idle(self) -> None:
+        """Close the connections that no request uses."""
+        while self.idle:
+            self.idle.pop().close()
+
+    def connect(self) -> extensions.connection:
+        """Return a new connection, and remember an address that kept silent."""
+        addresses = self.look_up()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            connection = psycopg2.connect(**(self.parameters | addresses))
+        except asyncio.CancelledError:
+            if loop.time() - began > SILENCE:
+                first = addresses.get("hostaddr", "").partition(",")[0]
+                self.silent_at[first] = loop.time()
+            raise
+        connection.autocommit = True  # without BEGIN and COMMIT, each a round trip
+        return connection
+
+    def look_up(self) -> dict[str, str]:
+        """Return the addresses of the host: libpq's own look-up would block the event loop.
+
+        libpq tries them in order. While psycopg2 waits on the event loop, libpq ignores
+        connect_timeout, and waits for ever for one that is silent. So the one that was silent last
+        stands at the end. A socket, or a list of hosts, is left to libpq.
+        """
+        host = self.parameters.get("host", "")
+        if "hostaddr" in self.parameters or not re.fullmatch("[^/,]+", host):
+            return {}
+        found = await_(anyio.getaddrinfo(host, None, type=SOCK_STREAM))
+        addresses = [str(address[0]) for *_, address in found]
+        addresses.sort(key=lambda address: self.silent_at.get(address, 0.0))
+        return {"host": ",".join([host] * len(addresses)), "hostaddr": ",".join(addresses)}
 
 
-async def fetch(statement: str, *, user_id: str, **values: Any) -> list[Row]:
-    """Run one of a user's statements in one round trip, and return its rows.
-
-    Raise UnavailableError at the request's deadline or if the connection fails, and psycopg2's
-    error if PostgreSQL refuses the statement. What was sent is never sent again.
-    """
-    share = share_of(user_id)
-    try:
-        async with asyncio.timeout_at(request_deadline.get()), share, connections:
-            return await greenlet_spawn(execute, statement, {"user_id": user_id, **values})
-    # A cancelled statement, a lost connection; the deadline (TimeoutError) is an OSError, too.
-    # A server that only reads has lost its place to another one, and may get it back.
-    except (
-        psycopg2.OperationalError,
-        psycopg2.InterfaceError,
-        errors.ReadOnlySqlTransaction,
-        OSError,
-    ) as error:
-        logger.warning("database unavailable: %s", type(error).__name__)
-        raise UnavailableError from None
+pool = Pool(POOL_SIZE)
 
 
-def execute(statement: str, values: dict[str, Any]) -> list[Row]:
-    """Run a statement on an idle or a new connection, within a greenlet."""
-    connection = take_idle() or connect()
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(limits() + statement, values)
-            names = [column.name for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor]
-    except asyncio.CancelledError:
-        # The deadline is over, though PostgreSQL should have ended the statement before. So the
-        # network is silent, and the idle connections are useless, too. psycopg2 has closed this
-        # one, because wait_on_event_loop raised.
-        close_idle()
-        raise
-    finally:
-        if not connection.closed:
-            idle.append(connection)
-
-
-def limits() -> str:
-    """Return the settings that go before a statement, in the same message and round trip.
-
-    PostgreSQL gets the time that is left; raise TimeoutError if that is nothing. The statements of
-    one message are one transaction, at whose end LOCAL settings end, so that a pooler does not
-    hand them on to its next client.
-    """
-    left = request_deadline.get() - asyncio.get_running_loop().time() - STATEMENT_MARGIN
-    timeout = int(left * 1000 / TIMEOUT_STEP) * TIMEOUT_STEP
-    if timeout <= 0:
-        raise TimeoutError
-    return f"SET LOCAL statement_timeout = {timeout}; SET LOCAL timezone = 'UTC'; "
-
-
-def take_idle() -> Any:
-    """Return a connection that is alive, or None."""
-    while idle:
-        connection = idle.pop()
-        if is_alive(connection):
-            return connection
-        connection.close()
-    return None
-
-
-def is_alive(connection: Any) -> bool:
+def is_alive(connection: extensions.connection) -> bool:
     """Tell whether the server has kept an idle connection open, without a round trip.
 
     A server that ends a connection says why and then closes it: the first poll may read the
@@ -353,40 +363,41 @@ def is_alive(connection: Any) -> bool:
     return True
 
 
-def close_idle() -> None:
-    """Close the connections that no request uses."""
-    while idle:
-        idle.pop().close()
+def start_deadline() -> None:
+    """Give the current request DEADLINE seconds for all that it waits for."""
+    request_deadline.set(asyncio.get_running_loop().time() + DEADLINE)
 
 
-def connect() -> Any:
-    """Return a new connection, and remember an address that kept silent."""
-    addresses = look_up()
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    try:
-        connection = psycopg2.connect(**(parameters | addresses))
-    except asyncio.CancelledError:
-        # Blame the address only if it had SILENCE seconds to answer.
-        if loop.time() - began > SILENCE:
-            first_address = addresses.get("hostaddr", "").partition(",")[0]
-            last_silent[first_address] = loop.time()
-        raise
-    connection.autocommit = True  # without BEGIN and COMMIT, each a round trip
-    return connection
+def time_settings() -> str:
+    """Return what goes before a statement, in the same message and round trip.
 
-
-def look_up() -> dict[str, str]:
-    """Return the addresses of the host: libpq's own look-up would block the event loop.
-
-    libpq tries them in order, but without blocking it ignores connect_timeout, and waits for ever
-    for one that is silent. The one that was silent last therefore stands at the end. A socket, or
-    a list of hosts, is left to libpq.
+    It gives PostgreSQL the time that is left; raise TimeoutError if that is nothing. The statements
+    of one message are one transaction, at whose end LOCAL settings end, so that a pooler does not
+    hand them on to its next client.
     """
-    host = parameters.get("host", "")
-    if "hostaddr" in parameters or not re.fullmatch("[^/,]+", host):
-        return {}
-    found = await_(anyio.getaddrinfo(host, None, type=SOCK_STREAM))
-    addresses = [str(address[0]) for *_, address in found]
-    addresses.sort(key=lambda address: last_silent.get(address, 0.0))
-    return {"host": ",".join([host] * len(addresses)), "hostaddr": ",".join(addresses)}
+    left = request_deadline.get() - asyncio.get_running_loop().time() - STATEMENT_MARGIN
+    # In steps of 500 ms: each other text would be another entry of pg_stat_statements.
+    milliseconds = int(left * 2) * 500
+    if milliseconds <= 0:
+        raise TimeoutError
+    return f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL timezone = 'UTC'; "
+
+
+async def fetch(statement: str, *, user_id: str, **values: Any) -> list[Row]:
+    """Run one of a user's statements in one round trip, and return its rows.
+
+    Raise UnavailableError at the request's deadline or if the connection fails, and psycopg2's
+    error if PostgreSQL refuses the statement. What was sent is never sent again.
+    """
+    share = pool.share_of(user_id)
+    try:
+        async with asyncio.timeout_at(request_deadline.get()), share, pool.places:
+            return await greenlet_spawn(pool.execute, statement, {"user_id": user_id, **values})
+    except (
+        psycopg2.OperationalError,  # such as a lost connection, or a statement that was cancelled
+        psycopg2.InterfaceError,  # such as a connection that is closed already
+        errors.ReadOnlySqlTransaction,  # The server has become a standby.
+        OSError,  # such as TimeoutError, which is the deadline, and a host that is not found
+    ) as error:
+        logger.warning("database unavailable: %s", type(error).__name__)
+        raise UnavailableError from None

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend import UnavailableError
 from backend.auth.jwt import ISSUER, KEYS_URL, ORIGIN, read_origin
-from backend.db import close_idle, describe_database, open_database
+from backend.db import describe_database, open_database, pool
 from backend.dependencies import bearer, get_current_user
 from backend.models import RULES, Health
 from backend.routes import tasks
@@ -53,6 +53,8 @@ ORIGINS = read_origins()
 def start() -> None:
     """Get the database ready, and log what is in use; raise SystemExit with one line.
 
+    open_database tries each statement with the made-up values of TRIAL.
+
     This happens when the module is imported, before uvicorn listens, and not in `lifespan`, whose
     failure would be a traceback. So `python -m backend.main` checks everything, and ends.
     """
@@ -71,14 +73,15 @@ def start() -> None:
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     """Close the connections when the service stops."""
     yield
-    close_idle()
+    pool.close_idle()
 
 
 class BodyLimitMiddleware:
     """Refuse a body over `max_size` bytes with 413 while it arrives.
 
-    A body that no route reads is ignored. FastAPI's own max_body_size would carry out a DELETE with
-    a large body and then answer 413, in plain text and without CORS headers.
+    The HTTPException is raised where FastAPI reads the body, and answered as any other. A body that
+    no route reads is ignored. FastAPI's own `max_body_size`, new in 0.165, would carry out a DELETE
+    with a large body and then answer 413, in plain text and without CORS headers.
     """
 
     def __init__(self, app: ASGIApp, max_size: int) -> None:
@@ -104,8 +107,8 @@ app = FastAPI(
     title="Todo",
     version="1.0.0",
     description=DESCRIPTION,
-    # include_router would match every request twice, in the app and again in the router, which
-    # made a read a tenth dearer.
+    # FastAPI 0.165's include_router keeps the router, and so matches every request twice: in the
+    # app and again in the router, which made a read a tenth dearer.
     routes=list(tasks.router.routes),
     redirect_slashes=False,  # A redirect would go to whatever host the Host header names.
     lifespan=lifespan,
@@ -140,12 +143,14 @@ async def refuse_input(request: Request, error: Exception) -> JSONResponse:
     """Answer 400 and name the field, but 401 or 403 first.
 
     FastAPI refuses a body that is not JSON before it runs get_current_user, so that is run here.
-    What it raises, such as a 401, is answered as usual.
+    What it raises, such as a 401, is answered too: Starlette runs this handler around the route,
+    and catches HTTPExceptions once more around the whole app.
     """
     await get_current_user(request.path_params["user_id"], await bearer(request))
     field = "body"
     if isinstance(error, RequestValidationError):
-        field = error.errors()[0]["loc"][-1]  # of ("body", "title"), or ("path", "task_id")
+        # Of ("body", "title") or ("path", "task_id"). For broken JSON it is a position in the body.
+        field = error.errors()[0]["loc"][-1]
     return JSONResponse({"detail": RULES.get(field, RULES["body"])}, 400)
 
 
@@ -194,7 +199,10 @@ async def statement_failed(_request: Request, error: psycopg2.Error) -> JSONResp
 
 
 def openapi() -> dict[str, Any]:
-    """Return the OpenAPI document without FastAPI's 422, which is 400 here."""
+    """Return the OpenAPI document without FastAPI's 422, which is 400 here.
+
+    FastAPI asks `app.openapi` for it, and documents that an app may replace that function.
+    """
     document = FastAPI.openapi(app)
     for operations in document["paths"].values():
         for operation in operations.values():
@@ -204,7 +212,7 @@ def openapi() -> dict[str, Any]:
     return document
 
 
-def spare_the_garbage_collector() -> None:
+def collect_less_garbage() -> None:
     """Look for garbage less often, and never among what exists now.
 
     The collector took a tenth of the time of a read, and lengthened the slowest ones.
@@ -214,4 +222,4 @@ def spare_the_garbage_collector() -> None:
 
 
 app.openapi = openapi  # type: ignore[method-assign]
-spare_the_garbage_collector()
+collect_less_garbage()

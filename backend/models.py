@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, StrictBool, StringConstraints
+from pydantic import MISSING, AfterValidator, StrictBool, StringConstraints
 from sqlalchemy import BigInteger, DateTime, Index, false, func
 from sqlmodel import Field, SQLModel
 
@@ -22,7 +22,7 @@ RULES = {
 
 
 class User(SQLModel, table=True):
-    """Who has tasks. A row is made with the first task, and never changed."""
+    """Who has tasks: a row is made with the first one, and never changed. Also whose a token is."""
 
     __tablename__ = "users"
 
@@ -72,14 +72,6 @@ def none_if_empty(text: str) -> str | None:
     return text or None
 
 
-def not_sent() -> None:
-    """Return the default of a field that may be left out, but must not be null.
-
-    pydantic does not validate a default, and OpenAPI does not show one that a function returns.
-    """
-    return None  # noqa: RET501 - which is the point
-
-
 # Unicode's white space, spelled out: clients read the pattern, and JavaScript's \s is another set.
 BLANK = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 NOT_BLANK = rf"^[^\x00]*[^{BLANK}\x00][^\x00]*$"
@@ -106,18 +98,19 @@ class TaskCreate(SQLModel):
     description: Description | None = None
 
 
+# A field that is MISSING was not sent, and model_dump() leaves it out.
 class TaskUpdate(SQLModel):
     """The fields of a task that are to change; only the description may be null."""
 
-    title: Title = Field(default_factory=not_sent)
-    description: Description | None = None
-    completed: StrictBool = Field(default_factory=not_sent)
+    title: Title | MISSING = MISSING
+    description: Description | MISSING | None = MISSING
+    completed: StrictBool | MISSING = MISSING
 
 
 class TaskCompletion(SQLModel):
     """Whether a task is to be completed."""
 
-    completed: StrictBool = Field(default_factory=not_sent)
+    completed: StrictBool | MISSING = MISSING
 
 
 class Health(SQLModel):
@@ -138,7 +131,10 @@ PROBLEMS = {
     401: ("The token is missing, expired or not genuine.", "The token has expired."),
     403: ("The path is another user's.", "The token is another user's."),
     404: ("The user has no such task.", "You have no such task."),
-    409: ("The user can have no more tasks.", "You have 10000 tasks already, which is the most."),
+    409: (
+        "The user has as many tasks as one may have, or has to sign up first.",
+        "You have 10000 tasks already, which is the most.",
+    ),
     413: ("The body is too large.", "The body is larger than 65536 bytes."),
     503: (
         "The database or the keys are away; try again after `Retry-After` seconds.",

@@ -33,13 +33,13 @@ async def ask_often(process: str) -> None:
 
 def backends() -> list[int]:
     """Return which processes of PostgreSQL are at the other ends of the idle connections."""
-    return sorted(connection.info.backend_pid for connection in db.idle)
+    return sorted(connection.info.backend_pid for connection in db.pool.idle)
 
 
 def main() -> None:
     assert app is not None  # imported, as gunicorn --preload does, which opens the database
     asyncio.run(ask_at_once("the parent"))
-    assert len(db.idle) == CONNECTIONS
+    assert len(db.pool.idle) == CONNECTIONS
     before = backends()
     children = []
     for number in range(CHILDREN):

@@ -35,6 +35,11 @@ def test_401_comes_before_403_before_400(api, method, path, content):
     assert status("ada") == 400
 
 
+def test_413_comes_before_401(api, user):
+    large = {"content": b"x" * 100_000, "headers": {"Authorization": ""}}
+    assert api.request("POST", "", user, **large).status_code == 413
+
+
 def test_400_comes_before_404(api, user):
     assert api.request("PUT", f"/{MAX_TASK_ID}", user, json={"title": ""}).status_code == 400
     assert api.request("PUT", f"/{MAX_TASK_ID}", user, json={"title": "x"}).status_code == 404

@@ -75,14 +75,13 @@ def proxy(database: Postgres) -> Iterator[Proxy]:
 @pytest.fixture
 def pool(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """The pool in this process; yields its parameters for libpq, which a test may change."""
-    parameters = extensions.parse_dsn(url)
-    monkeypatch.setattr(db, "parameters", parameters)
-    monkeypatch.setattr(db, "connections", asyncio.Semaphore(db.POOL_SIZE))
-    monkeypatch.setattr(db, "last_silent", {})
+    pool = db.Pool(db.POOL_SIZE)
+    pool.parameters.update(extensions.parse_dsn(url))
+    monkeypatch.setattr(db, "pool", pool)
     monkeypatch.setattr(db, "DEADLINE", 1.0)
     extensions.set_wait_callback(db.wait_on_event_loop)
-    yield parameters
-    db.close_idle()
+    yield pool.parameters
+    pool.close_idle()
     extensions.set_wait_callback(None)
 
 
@@ -108,7 +107,7 @@ async def is_unavailable(statement: str = WHO, user_id: str = "ada") -> bool:
 def test_a_statement_has_what_is_left_of_the_deadline_in_steps(left, timeout):
     async def settings() -> str:
         db.request_deadline.set(asyncio.get_running_loop().time() + left)
-        return db.limits()
+        return db.time_settings()
 
     expected = f"SET LOCAL statement_timeout = {timeout}; SET LOCAL timezone = 'UTC'; "
     assert asyncio.run(settings()) == expected
@@ -118,7 +117,7 @@ def test_a_statement_has_what_is_left_of_the_deadline_in_steps(left, timeout):
 def test_a_statement_that_has_no_time_left_is_not_sent(left):
     async def settings() -> str:
         db.request_deadline.set(asyncio.get_running_loop().time() + left)
-        return db.limits()
+        return db.time_settings()
 
     with pytest.raises(TimeoutError):
         asyncio.run(settings())
@@ -235,7 +234,7 @@ def test_what_was_given_up_is_freed_at_once(pool, proxy, is_connected):
     async def scenario() -> None:
         if is_connected:
             await asyncio.gather(*(ask(WHO, f"user {number}") for number in range(8)))
-            assert len(db.idle) == 8
+            assert len(db.pool.idle) == 8
         proxy.silent = True
         waiting = [is_unavailable(user_id=f"user {number}") for number in range(8)]
         assert all(await asyncio.gather(*waiting))
@@ -253,7 +252,7 @@ def test_an_idle_connection_that_fell_silent_takes_the_others_along(pool, proxy)
         await asyncio.gather(*(ask(WHO, f"user {number}") for number in range(4)))
         proxy.silent = True
         assert await is_unavailable()
-        assert db.idle == []
+        assert db.pool.idle == []
 
     asyncio.run(scenario())
 
@@ -265,8 +264,8 @@ def test_nobodys_share_of_the_places_is_kept():
             await ask(WHO, f"user {number}")
 
     asyncio.run(scenario())
-    assert len(db.users_connections) == 0
-    assert len(db.idle) == 1
+    assert len(db.pool.shares) == 0
+    assert len(db.pool.idle) == 1
 
 
 @pytest.fixture
@@ -304,7 +303,7 @@ def test_a_silent_first_address_costs_one_round_at_most(
             second = [is_unavailable(user_id=f"user {number}") for number in range(30)]
             assert not any(await asyncio.gather(*second))
         assert time.monotonic() - began < 1
-        db.close_idle()
+        db.pool.close_idle()
         assert not await is_unavailable()
 
     asyncio.run(scenario())
@@ -342,14 +341,14 @@ def test_a_slow_look_up_holds_up_nobody_else(pool, monkeypatch):
 
     async def scenario() -> None:
         await ask(WHO)
-        assert len(db.idle) == 1
+        assert len(db.pool.idle) == 1
         pool.update(host="two.example")
         monkeypatch.setattr(socket, "getaddrinfo", be_slow)
-        connection = db.idle.pop()
+        connection = db.pool.idle.pop()
         began = time.monotonic()
         waiting = asyncio.create_task(is_unavailable(user_id="eve"))
         await asyncio.sleep(0.1)
-        db.idle.append(connection)
+        db.pool.idle.append(connection)
         for _ in range(50):
             await ask(WHO)
         assert time.monotonic() - began < 0.5

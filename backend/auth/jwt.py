@@ -19,9 +19,9 @@ MAX_TOKEN_LENGTH = 8192  # PyJWT looks at every byte, genuine or not.
 MAX_REMEMBERED_TOKENS = 2048
 # Seconds.
 LEEWAY = 30  # Clocks may differ by so much.
-KEYS_FRESH = 300  # After so long they are read again. Before, a key not among them is a false one.
+KEYS_FRESH = 300  # So long after they were read, the published keys are good without another look.
 KEYS_RETRY = 10  # At least so long passes between two attempts to read them.
-KEYS_UNTRIED = 600  # After so long without an attempt, all of the plugin's tokens wait for one.
+KEYS_UNTRIED = 600  # After so long without an attempt, even a known key waits for the next one.
 
 Claims = dict[str, Any]
 KeySet = dict[str, Any]
@@ -53,7 +53,7 @@ def read_origin(name: str, address: str) -> str:
         url = None
     if url is None or url.username or url.password or "*" in address:
         raise SystemExit(f"{name} must be an address such as https://app.example.com.")
-    scheme, _, host, *_ = str(url).split("/")
+    scheme, _, host, *_ = str(url).split("/")  # "https:", "" and "app.example.com:8443"
     return f"{scheme}//{host}"
 
 
@@ -75,10 +75,10 @@ class PublishedKeys:
 
     When they are read, and who waits for it:
 
-    - If a key is known and was read less than KEYS_FRESH ago, nothing is read.
-    - If it is known and older, the keys are read, and nobody waits.
-    - If nobody has attempted that for KEYS_UNTRIED, all wait, for it may be withdrawn since.
-    - If it is unknown, the keys are read, and those who need it wait.
+    - A token names a known key, read less than KEYS_FRESH ago: nothing is read.
+    - It names a known key, read before that: the keys are read again, but nobody waits. Only if
+      no attempt was made for KEYS_UNTRIED, all wait, for the key may be withdrawn meanwhile.
+    - It names an unknown key: the keys are read again, and those who need it wait.
 
     If the reading fails, the old keys serve on, however old: an outage signs nobody out.
     """
@@ -89,8 +89,8 @@ class PublishedKeys:
         self.keys: dict[str, jwt.PyJWK] = {}  # those in it that can be used, by their ids
         self.fresh_until = 0.0  # on the clock of time.monotonic()
         self.attempted_at = float("-inf")
-        self.attempt: asyncio.Task[None] | None = None
-        self.everybody_waits = False  # for the attempt that is being made
+        self.attempt: asyncio.Task[None] | None = None  # while the keys are being read
+        self.everybody_waits = False  # for that attempt, and not only those who need a new key
 
     async def get(self, kid: str | None) -> jwt.PyJWK:
         """Return the key with this id.
@@ -103,7 +103,7 @@ class PublishedKeys:
         if not is_known or time.monotonic() > self.fresh_until:
             self.begin_attempt()
         if self.attempt and (not is_known or self.everybody_waits):
-            await asyncio.wait([self.attempt])  # It does not wait for one that has ended.
+            await asyncio.wait([self.attempt])
         if kid in self.keys:
             return self.keys[kid]
         if time.monotonic() < self.fresh_until:
@@ -113,8 +113,7 @@ class PublishedKeys:
     def begin_attempt(self) -> None:
         """Begin to read the keys, unless that is being done, or was done a moment ago."""
         seconds_since = time.monotonic() - self.attempted_at
-        is_running = self.attempt and not self.attempt.done()
-        if seconds_since >= KEYS_RETRY and not is_running:
+        if seconds_since >= KEYS_RETRY and not self.attempt:
             self.attempted_at = time.monotonic()
             self.everybody_waits = seconds_since > KEYS_UNTRIED
             self.attempt = asyncio.create_task(self.read())
@@ -122,7 +121,7 @@ class PublishedKeys:
     async def read(self) -> None:
         """Read the keys in a thread, and put them in place here, on the event loop."""
         try:
-            # The client's own timeout counts from each byte, and an answer may trickle.
+            # The client's own timeout starts again with each byte, and an answer may trickle.
             fetching = asyncio.to_thread(self.client.fetch_data)
             key_set = await asyncio.wait_for(fetching, KEYS_TIMEOUT)
             keys = usable_keys(key_set)
@@ -135,7 +134,9 @@ class PublishedKeys:
             self.key_set = key_set
             self.keys = keys
             self.fresh_until = time.monotonic() + KEYS_FRESH
-        self.everybody_waits = False
+        finally:
+            self.attempt = None
+            self.everybody_waits = False
 
 
 def usable_keys(key_set: KeySet) -> dict[str, jwt.PyJWK]:
@@ -174,7 +175,7 @@ async def verify(token: str) -> User:
     if is_of_plugin:
         key: Any = await published.get(header.get("kid"))
         algorithm = key.algorithm_name  # never the one that the token names
-        # Negative while old keys serve on, so that their tokens are not remembered.
+        # Negative while old keys serve on, so that their tokens are checked each time.
         fresh_seconds = published.fresh_until - time.monotonic()
         until = time.time() + fresh_seconds
     else:

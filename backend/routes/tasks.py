@@ -33,9 +33,10 @@ logger = logging.getLogger(__name__)
 def as_json_array(tasks: str) -> str:
     """Return a statement with which PostgreSQL itself writes these tasks as one JSON text.
 
-    The event loop, on which everybody waits, is then busy for a tenth of the time. Times are
-    written as pydantic writes those of a single task: 12:00:00Z, and not 12:00:00.000000Z. They are
-    in UTC because `fetch` sets the time zone.
+    To make it of rows here would keep the event loop, on which everybody waits, busy ten times as
+    long. json_agg keeps the order of the rows. Times are written as pydantic writes those of a
+    single task: 12:00:00Z, and not 12:00:00.000000Z. They are in UTC because `fetch` sets the time
+    zone.
     """
     return f"""
         SELECT coalesce(json_agg(row_to_json(task)), '[]')::text AS tasks
@@ -59,7 +60,7 @@ LIST = as_json_array(
         select(Task)
         .where(
             col(Task.user_id) == bindparam("user_id"),
-            col(Task.completed) == any_(bindparam("completed")),
+            col(Task.completed) == any_(bindparam("completed_values")),
         )
         .order_by(
             # Without by_title this is NULL for all, and the id decides.
@@ -74,6 +75,7 @@ READ = prepare(
         col(Task.id) == bindparam("task_id"),
     )
 )
+# SQL says this more plainly than SQLAlchemy's insert() would.
 # A user's first task also makes the user's row. PostgreSQL runs `owner` although nothing reads it,
 # and checks the foreign key after both. Where the user has a row, no INSERT is even attempted: the
 # table may be Better Auth's, and require more columns. ON CONFLICT is for two first tasks at once,
@@ -92,6 +94,7 @@ CREATE = prepare(
         RETURNING id, user_id, title, description, completed, created_at, updated_at
     """)
 )
+# The values of an update are called new_..., for a parameter there cannot have a column's name.
 UPDATE = prepare(
     update(Task)
     .where(
@@ -130,12 +133,13 @@ DELETE = prepare(
     .returning(col(Task.id))
 )
 
-STATEMENTS = [LIST, READ, UPDATE, TOGGLE, DELETE, CREATE]
-# With these values the start tries the statements, as a user whom no token can name.
+# The start tries these statements with the values of TRIAL, as a user whom no token can name:
+# read_user in auth/jwt.py refuses a line break. The texts are as long as they may be.
+STATEMENTS = [LIST, READ, CREATE, UPDATE, TOGGLE, DELETE]
 TRIAL = {
     "user_id": "\n" * 255,
     "task_id": 0,
-    "completed": [True],
+    "completed_values": [True],
     "by_title": True,
     "email": None,
     "name": None,
@@ -208,7 +212,10 @@ def answer(task: Row, status_code: int = 200) -> Response:
 async def list_tasks(user: CurrentUser, status: Status = "all", sort: Sort = "created") -> Response:
     """The user's own tasks as a bare array, empty for a user who has none."""
     rows = await fetch(
-        LIST, user_id=user.id, completed=COMPLETED_VALUES[status], by_title=sort == "title"
+        LIST,
+        user_id=user.id,
+        completed_values=COMPLETED_VALUES[status],
+        by_title=sort == "title",
     )
     return Response(rows[0]["tasks"], media_type="application/json")
 
@@ -222,7 +229,7 @@ async def list_tasks(user: CurrentUser, status: Status = "all", sort: Sort = "cr
     summary="Create a task",
 )
 async def create_task(user: CurrentUser, body: TaskCreate) -> Response:
-    """Other fields than these are ignored."""
+    """Other fields than title and description are ignored."""
     try:
         rows = await fetch(
             CREATE,
@@ -257,14 +264,15 @@ async def read_task(user: CurrentUser, task_id: TaskId) -> Response:
 )
 async def update_task(user: CurrentUser, task_id: TaskId, body: TaskUpdate) -> Response:
     """Only the fields that are sent change; null or empty text clears a description."""
+    changes = body.model_dump()
     task = await fetch_task(
         UPDATE,
         user_id=user.id,
         task_id=task_id,
-        new_title=body.title,
-        has_description="description" in body.model_fields_set,
-        new_description=body.description,
-        new_completed=body.completed,
+        new_title=changes.get("title"),
+        has_description="description" in changes,
+        new_description=changes.get("description"),
+        new_completed=changes.get("completed"),
     )
     logger.info("task updated: user %s, task %d", user.id, task_id)
     return answer(task)
@@ -280,8 +288,10 @@ async def toggle_task(
     user: CurrentUser, task_id: TaskId, body: TaskCompletion | None = None
 ) -> Response:
     """Without a body it toggles; with `completed` it sets, however often it is sent."""
-    completed = body.completed if body else None
-    task = await fetch_task(TOGGLE, user_id=user.id, task_id=task_id, new_completed=completed)
+    changes = body.model_dump() if body else {}
+    task = await fetch_task(
+        TOGGLE, user_id=user.id, task_id=task_id, new_completed=changes.get("completed")
+    )
     done = "completed" if task["completed"] else "reopened"
     logger.info("task %s: user %s, task %d", done, user.id, task_id)
     return answer(task)

@@ -240,7 +240,7 @@ REFUSED = {
     ),
     "a view that takes no rows": (
         [BY_THE_BOOK, VIEW.format("DISTINCT")],
-        f'{UNUSABLE}cannot update view "tasks"',
+        f'{UNUSABLE}cannot insert into view "tasks"',
     ),
     "row security that hides everything": (
         [BY_THE_BOOK, ROW_SECURITY.format("tasks", "false")],
@@ -297,6 +297,10 @@ MENDED = {
         BY_THE_BOOK,
         "ALTER TABLE tasks ADD due date NOT NULL DEFAULT now()",
         "ALTER TABLE tasks ALTER due DROP DEFAULT",
+    ],
+    "a required description": [
+        BY_THE_BOOK,
+        "ALTER TABLE tasks ALTER description SET DEFAULT '', ALTER description SET NOT NULL",
     ],
     "a further required column in capitals": [
         BY_THE_BOOK,
@@ -380,7 +384,7 @@ def test_a_role_with_no_more_rights_than_it_uses_serves_all_six_routes(database:
         use_all_six_routes(api, "ada")
 
 
-@pytest.mark.parametrize(("statements", "first"), [([BY_THE_BOOK], "UPDATE"), ([], "CREATE TABLE")])
+@pytest.mark.parametrize(("statements", "first"), [([BY_THE_BOOK], "INSERT"), ([], "CREATE TABLE")])
 def test_a_read_only_server_is_one_line(
     database: Postgres, statements: list[str], first: str
 ) -> None:
