@@ -35,8 +35,8 @@ from backend import (
 PUBLISHED = "public-development-secret"  # in the text of the secret that .env sets
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
 POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
-SILENCE = 1  # seconds; an address of the host that took longer is tried after the others.
-LEFT_TO_DEFAULT = "users.created_at"  # CREATE does not set it, and nothing reads it.
+SILENCE = 1  # seconds without an answer, after which another address of the host is tried first
+LEFT_TO_DEFAULT = "users.created_at"  # The one column that CREATE does not set, and nothing reads.
 # For each type of our columns, the types of PostgreSQL that will do.
 FITTING_TYPES = {
     "BIGINT": ("int8", "int4"),
@@ -72,7 +72,8 @@ def parse_address(address: str) -> dict[str, str]:
     scheme = re.search(r"postgres(ql)?(\+\w+)?://", address)
     rest = address[scheme.end() :].strip(" \t\r\n'\"") if scheme else ""
     has_blank_or_quote = re.search(r"[\s'\"]", rest)
-    # As in user:p@ss@host. libpq would take a part of the password for the host, and show it.
+    # As in user:p@ss@host or user:p/ss@host. libpq would take a part of the password for the host,
+    # and show it.
     has_raw_password = re.search(r"[@/].*@", rest)
     if rest and not has_blank_or_quote and not has_raw_password:
         try:
@@ -110,8 +111,8 @@ def open_database(statements: list[str], trial: dict[str, Any]) -> None:
     prepare_tables(statements, trial)
     extensions.set_wait_callback(wait_on_event_loop)  # From here on, for every connection.
     if hasattr(os, "register_at_fork"):
-        # A process that forks after its first request shares the sockets of idle connections with
-        # its child, and each would read the other's answers. The child only forgets them:
+        # After a fork, as by gunicorn --preload, parent and child share the sockets of idle
+        # connections, and each would read the other's answers. The child only forgets them:
         # psycopg2 closes a connection in no other process than its own.
         os.register_at_fork(after_in_child=pool.idle.clear)
 
@@ -147,7 +148,7 @@ def prepare_tables(statements: list[str], trial: dict[str, Any]) -> None:
             for table in SQLModel.metadata.sorted_tables:
                 check_columns(connection, table)
             if is_new:
-                return  # A trial would use up the first id.
+                return  # Nothing can be wrong, and a trial would use up the first id.
             for statement in statements:
                 try_statement(connection, statement, trial)
     except exc.DBAPIError as error:
@@ -180,18 +181,20 @@ def check_columns(connection: Connection, table: Table) -> None:
 def find_misfits(table: Table, found: Any) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with a column, and the action that mends it, or "" if none does."""
     name = found.name
-    if f"{table.name}.{name}" == LEFT_TO_DEFAULT:
-        if found.is_not_null and found.has_no_default:
+    column: Any = table.columns.get(name)
+    is_required = found.is_not_null and found.has_no_default
+    is_of_tasks = table.name == "tasks"  # In `users`, a sign-up with Better Auth fills columns.
+    not_required = (f"{name} must not be required", f"ALTER {name} DROP NOT NULL")
+    if column is None:
+        if is_of_tasks and is_required:
+            yield not_required
+        return
+    if str(column) == LEFT_TO_DEFAULT:
+        if is_required:
             yield f"{name} must have a default", f"ALTER {name} SET DEFAULT now()"
         return
-    column: Any = table.columns.get(name)
-    # CREATE leaves out what is not ours, and sets ours to NULL. Whoever makes the rows of `users`
-    # fills its columns, as Better Auth does.
-    is_left_empty = found.has_no_default if column is None else column.nullable
-    if found.is_not_null and is_left_empty and table.name == "tasks":
-        yield f"{name} must not be required", f"ALTER {name} DROP NOT NULL"
-    if column is None:
-        return
+    if is_of_tasks and column.nullable and found.is_not_null:
+        yield not_required
     wanted = column.type.compile(engine.dialect)
     kind = wanted.partition("(")[0]  # VARCHAR of VARCHAR(200)
     if found.udt_name not in FITTING_TYPES[kind]:
@@ -292,9 +295,9 @@ class Pool:
                 names = [column.name for column in cursor.description]
                 return [dict(zip(names, row, strict=True)) for row in cursor]
         except asyncio.CancelledError:
-            # The deadline of `fetch`: it raises this out of wait_on_event_loop, for which psycopg2
-            # closes the connection. PostgreSQL should have ended the statement before, so the
-            # network is silent, and the idle connections are useless, too.
+            # The deadline of `fetch` is over, which wait_on_event_loop raises. psycopg2 closes a
+            # connection whose wait callback raises. PostgreSQL should have ended the statement
+            # before, so the network is silent, and the idle connections are useless, too.
             self.close_idle()
             raise
         finally:
@@ -315,27 +318,13 @@ class Pool:
         while self.idle:
             self.idle.pop().close()
 
-    def connect(self) -> extensions.connection:
-        """Return a new connection, and remember an address that kept silent."""
-        addresses = self.look_up()
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        try:
-            connection = psycopg2.connect(**(self.parameters | addresses))
-        except asyncio.CancelledError:
-            if loop.time() - began > SILENCE:
-                first = addresses.get("hostaddr", "").partition(",")[0]
-                self.silent_at[first] = loop.time()
-            raise
-        connection.autocommit = True  # without BEGIN and COMMIT, each a round trip
-        return connection
-
     def look_up(self) -> dict[str, str]:
         """Return the addresses of the host: libpq's own look-up would block the event loop.
 
-        libpq tries them in order. While psycopg2 waits on the event loop, libpq ignores
-        connect_timeout, and waits for ever for one that is silent. So the one that was silent last
-        stands at the end. A socket, or a list of hosts, is left to libpq.
+        libpq tries them in order, and wants the host's name for each. While psycopg2 waits on the
+        event loop, libpq ignores connect_timeout, and waits for ever for one that is silent. So
+        the one that was silent last stands at the end. A socket, or a list of hosts, is left to
+        libpq.
         """
         host = self.parameters.get("host", "")
         if "hostaddr" in self.parameters or not re.fullmatch("[^/,]+", host):
@@ -344,6 +333,21 @@ class Pool:
         addresses = [str(address[0]) for *_, address in found]
         addresses.sort(key=lambda address: self.silent_at.get(address, 0.0))
         return {"host": ",".join([host] * len(addresses)), "hostaddr": ",".join(addresses)}
+
+    def connect(self) -> extensions.connection:
+        """Return a new connection, and remember an address that kept silent."""
+        addresses = self.look_up()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            connection = psycopg2.connect(**(self.parameters | addresses))
+        except asyncio.CancelledError:  # at the deadline, with libpq still at the first address
+            if loop.time() - began > SILENCE:
+                first = addresses.get("hostaddr", "").partition(",")[0]
+                self.silent_at[first] = loop.time()
+            raise
+        connection.autocommit = True  # without BEGIN and COMMIT, each a round trip
+        return connection
 
 
 pool = Pool(POOL_SIZE)

@@ -53,7 +53,7 @@ ORIGINS = read_origins()
 def start() -> None:
     """Get the database ready, and log what is in use; raise SystemExit with one line.
 
-    open_database tries each statement with the made-up values of TRIAL.
+    It tries the STATEMENTS with the values of TRIAL, and undoes what they did.
 
     This happens when the module is imported, before uvicorn listens, and not in `lifespan`, whose
     failure would be a traceback. So `python -m backend.main` checks everything, and ends.
@@ -143,8 +143,8 @@ async def refuse_input(request: Request, error: Exception) -> JSONResponse:
     """Answer 400 and name the field, but 401 or 403 first.
 
     FastAPI refuses a body that is not JSON before it runs get_current_user, so that is run here.
-    What it raises, such as a 401, is answered too: Starlette runs this handler around the route,
-    and catches HTTPExceptions once more around the whole app.
+    What it raises goes on to Starlette's ExceptionMiddleware, which answers it. Only the routes of
+    the tasks have input, and all of them have user_id in their path.
     """
     await get_current_user(request.path_params["user_id"], await bearer(request))
     field = "body"

@@ -22,7 +22,10 @@ RULES = {
 
 
 class User(SQLModel, table=True):
-    """Who has tasks: a row is made with the first one, and never changed. Also whose a token is."""
+    """Who has tasks. A row is made with a user's first one, and never changed.
+
+    `verify` returns a User, too: the one whom a token names, without created_at.
+    """
 
     __tablename__ = "users"
 
@@ -72,7 +75,8 @@ def none_if_empty(text: str) -> str | None:
     return text or None
 
 
-# Unicode's white space, spelled out: clients read the pattern, and JavaScript's \s is another set.
+# The pattern of a title refuses NUL, and tells clients that blanks alone are not enough. Unicode's
+# white space is spelled out, for JavaScript's \s is another set.
 BLANK = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 NOT_BLANK = rf"^[^\x00]*[^{BLANK}\x00][^\x00]*$"
 
@@ -98,7 +102,7 @@ class TaskCreate(SQLModel):
     description: Description | None = None
 
 
-# A field that is MISSING was not sent, and model_dump() leaves it out.
+# A field that was not sent is MISSING, and model_dump() leaves it out.
 class TaskUpdate(SQLModel):
     """The fields of a task that are to change; only the description may be null."""
 

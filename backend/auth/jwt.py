@@ -79,6 +79,7 @@ class PublishedKeys:
     - It names a known key, read before that: the keys are read again, but nobody waits. Only if
       no attempt was made for KEYS_UNTRIED, all wait, for the key may be withdrawn meanwhile.
     - It names an unknown key: the keys are read again, and those who need it wait.
+    - Within KEYS_RETRY of an attempt, no other one is made, and nobody waits.
 
     If the reading fails, the old keys serve on, however old: an outage signs nobody out.
     """
@@ -100,15 +101,20 @@ class PublishedKeys:
         if kid is None:
             raise jwt.InvalidSignatureError
         is_known = kid in self.keys
-        if not is_known or time.monotonic() > self.fresh_until:
+        if not is_known or not self.are_fresh():
             self.begin_attempt()
-        if self.attempt and (not is_known or self.everybody_waits):
-            await asyncio.wait([self.attempt])
+        must_wait = self.everybody_waits or not is_known
+        if self.attempt and must_wait:
+            await asyncio.wait([self.attempt])  # Who gives up waiting does not end the attempt.
         if kid in self.keys:
             return self.keys[kid]
-        if time.monotonic() < self.fresh_until:
+        if self.are_fresh():
             raise jwt.InvalidSignatureError
         raise UnavailableError
+
+    def are_fresh(self) -> bool:
+        """Tell whether the keys were read less than KEYS_FRESH ago."""
+        return time.monotonic() < self.fresh_until
 
     def begin_attempt(self) -> None:
         """Begin to read the keys, unless that is being done, or was done a moment ago."""

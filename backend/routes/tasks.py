@@ -75,11 +75,11 @@ READ = prepare(
         col(Task.id) == bindparam("task_id"),
     )
 )
-# SQL says this more plainly than SQLAlchemy's insert() would.
-# A user's first task also makes the user's row. PostgreSQL runs `owner` although nothing reads it,
-# and checks the foreign key after both. Where the user has a row, no INSERT is even attempted: the
-# table may be Better Auth's, and require more columns. ON CONFLICT is for two first tasks at once,
-# and for an e-mail address that is another user's.
+# A user's first task also makes the user's row, in `owner`. SQL says this plainly:
+# - PostgreSQL runs `owner` although nothing reads it, and checks the task's foreign key after it.
+# - If the user has a row, no INSERT is attempted: the table may be Better Auth's, and require more.
+# - If another request makes the same row at this moment, ON CONFLICT leaves that one alone.
+# - If another user has the e-mail address, ON CONFLICT makes no row, and the foreign key fails.
 CREATE = prepare(
     text("""
         WITH owner AS (
@@ -94,7 +94,7 @@ CREATE = prepare(
         RETURNING id, user_id, title, description, completed, created_at, updated_at
     """)
 )
-# The values of an update are called new_..., for a parameter there cannot have a column's name.
+# Parameters in values() cannot have the names of columns, so they are called new_...
 UPDATE = prepare(
     update(Task)
     .where(
@@ -264,7 +264,7 @@ async def read_task(user: CurrentUser, task_id: TaskId) -> Response:
 )
 async def update_task(user: CurrentUser, task_id: TaskId, body: TaskUpdate) -> Response:
     """Only the fields that are sent change; null or empty text clears a description."""
-    changes = body.model_dump()
+    changes = body.model_dump()  # without the fields that were not sent
     task = await fetch_task(
         UPDATE,
         user_id=user.id,
