@@ -1,16 +1,30 @@
-"""One PostgreSQL and one service for all quick tests; each test is a user of its own."""
+"""One PostgreSQL and a few services for all quick tests; each test is a user of its own.
+
+A fixture whose name begins with `starting` starts a service and does not wait for it. All that the
+tests will need start side by side before the first test.
+"""
 
 import os
 import uuid
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
-from tests import harness
+from tests import harness, tables
 
 # Importing the service loaded a developer's .env.local, before its modules read their settings.
 os.environ.update(harness.environment_of_service())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def head_start(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Start at once what the collected tests need; at the end, tell all of it at once to stop."""
+    needed = {name for item in request.session.items for name in item.fixturenames}
+    starting = [name for name in sorted(needed) if name.startswith("starting")]
+    services = [request.getfixturevalue(name) for name in starting]
+    yield
+    for service in services:
+        service.terminate()
 
 
 @pytest.fixture(scope="session")
@@ -25,11 +39,17 @@ class RunningService(harness.Service):
     def __init__(self, url: str, database: str) -> None:
         self.url = url
         self.database = database
-        self.client = httpx.Client(base_url=url, timeout=15)
+        self.client = harness.client_of(url)
+
+    def terminate(self) -> None:
+        """Leave it to whoever started it."""
+
+    def stop(self) -> None:
+        self.client.close()
 
 
 @pytest.fixture(scope="session")
-def api(database: harness.Postgres) -> Iterator[harness.Service]:
+def starting_api(database: harness.Postgres) -> Iterator[harness.Service]:
     """The service, on a database in another time zone.
 
     TEST_DATABASE_URL names another database, such as one behind a pooler, and TEST_SERVICE_URL a
@@ -38,23 +58,85 @@ def api(database: harness.Postgres) -> Iterator[harness.Service]:
     url = os.environ.get("TEST_DATABASE_URL")
     running = os.environ.get("TEST_SERVICE_URL")
     if url and running:
-        service = RunningService(running, url)
-        yield service
-        service.client.close()
+        with RunningService(running, url) as service:
+            yield service
         return
     if not url:
         url = database.create_database()
         database.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET timezone = 'Asia/Kolkata'")
-    with harness.service(
+    with harness.Service(
         NEON_DATABASE_URL=url, BETTER_AUTH_TRUSTED_ORIGINS=harness.TRUSTED
     ) as service:
         yield service
 
 
 @pytest.fixture(scope="session")
+def api(starting_api: harness.Service) -> harness.Service:
+    return starting_api.wait_until_up()
+
+
+@pytest.fixture(scope="session")
 def database_url(api: harness.Service) -> str:
     """The address of the service's database, as libpq understands it."""
     return f"postgresql://{api.database.partition('://')[2]}"
+
+
+@pytest.fixture(scope="session")
+def database_proxy(database: harness.Postgres) -> Iterator[harness.Proxy]:
+    """A proxy in front of PostgreSQL."""
+    with harness.Proxy(database.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def starting_behind(
+    database: harness.Postgres, database_proxy: harness.Proxy
+) -> Iterator[harness.Service]:
+    """The service behind the proxy."""
+    url = database_proxy.address(database.create_database())
+    with harness.Service(NEON_DATABASE_URL=url) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def starting_small_pool(database: harness.Postgres) -> Iterator[harness.Service]:
+    """The service with four connections."""
+    url = database.create_database()
+    with harness.Service(NEON_DATABASE_URL=url, DATABASE_POOL_SIZE="4") as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def starting_without_readers(database: harness.Postgres) -> Iterator[harness.Service]:
+    """The service on an event loop without add_reader, as the usual one of Windows is."""
+    url = database.create_database()
+    options = ("--loop", "tests.loops:LoopWithoutReaders")
+    with harness.Service(*options, NEON_DATABASE_URL=url) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def keys_port() -> int:
+    """The port at which test_keys.py publishes keys."""
+    return harness.free_port()
+
+
+@pytest.fixture(scope="session")
+def starting_trusting(database: harness.Postgres, keys_port: int) -> Iterator[harness.Service]:
+    """The service whose frontend publishes keys."""
+    url = database.create_database()
+    frontend = f"http://127.0.0.1:{keys_port}"
+    with harness.Service(NEON_DATABASE_URL=url, BETTER_AUTH_URL=frontend) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def starting_mended(database: harness.Postgres) -> Iterator[harness.Service]:
+    """The service on tables of another backend, which had four faults that were mended."""
+    mended = (tables.BY_THE_BOOK, tables.FOUR_FAULTS, tables.MENDED_BY)
+    url = tables.make_database(database, *mended)
+    with harness.Service(NEON_DATABASE_URL=url) as service:
+        yield service
 
 
 @pytest.fixture

@@ -108,6 +108,11 @@ def postgres(durable: bool = False) -> Iterator[Postgres]:
                 server.stop("immediate")
 
 
+def client_of(url: str) -> httpx.Client:
+    """Return a client that loads no certificates, since no service here has one."""
+    return httpx.Client(base_url=url, timeout=15, verify=False, trust_env=False)
+
+
 class Service:
     """The service as its own process, in a session of its own as in a terminal of its own.
 
@@ -142,7 +147,7 @@ class Service:
             stdout=self.log,
             stderr=subprocess.STDOUT,
         )
-        self.client = httpx.Client(base_url=self.url, timeout=15)
+        self.client = client_of(self.url)
 
     def __enter__(self) -> Self:
         return self
@@ -165,9 +170,13 @@ class Service:
     def output(self) -> str:
         return Path(self.log.name).read_text()
 
+    def terminate(self) -> None:
+        """Tell it to stop, without waiting for that."""
+        self.process.terminate()
+
     def stop(self) -> None:
         self.client.close()
-        self.process.terminate()
+        self.terminate()
         try:
             self.process.wait(20)
         finally:

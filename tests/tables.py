@@ -32,6 +32,20 @@ BY_THE_BOOK = """
     INSERT INTO tasks (user_id, title, description, completed, created_at, updated_at)
     VALUES ('eve', 'Hers', 'Old', true, '2026-01-02 03:04:05Z', '2026-01-02 03:04:05Z');
 """
+FOUR_FAULTS = """
+    ALTER TABLE tasks
+        ALTER created_at TYPE timestamp USING created_at AT TIME ZONE 'UTC',
+        ALTER updated_at TYPE timestamp USING updated_at AT TIME ZONE 'UTC',
+        ALTER title TYPE varchar(100),
+        ADD priority integer NOT NULL DEFAULT 1;
+    ALTER TABLE tasks ALTER priority DROP DEFAULT;
+"""
+MENDED_BY = (
+    "ALTER TABLE tasks ALTER title TYPE VARCHAR(200), "
+    "ALTER created_at TYPE TIMESTAMP WITH TIME ZONE USING created_at AT TIME ZONE 'UTC', "
+    "ALTER updated_at TYPE TIMESTAMP WITH TIME ZONE USING updated_at AT TIME ZONE 'UTC', "
+    "ALTER priority DROP NOT NULL;"
+)
 # Better Auth makes these under plural names; email_verified is its emailVerified in snake case.
 BETTER_AUTH_USERS = """
     CREATE TABLE users (

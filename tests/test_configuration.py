@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import jwt
@@ -361,10 +361,11 @@ def test_a_start_that_fails_is_one_line_with_exit_status_1(command, settings, li
     assert error.count("\n") == 1
 
 
-def test_a_start_says_in_one_line_what_is_in_use(database):
-    url = database.create_database()
+@pytest.fixture(scope="module")
+def second_start(api):
+    """What `python -m backend.main` says where the service has made the tables already."""
     settings = {
-        "NEON_DATABASE_URL": url.replace("postgres@", f"postgres:{PASSWORD}@"),
+        "NEON_DATABASE_URL": api.database.replace("postgres@", f"postgres:{PASSWORD}@"),
         "BETTER_AUTH_ISSUER": "me",
         "BETTER_AUTH_JWKS_URL": "http://keys.example/jwks",
         "BETTER_AUTH_TRUSTED_ORIGINS": "https://App.example.com/, http://[::1]:8080,,",
@@ -372,13 +373,24 @@ def test_a_start_says_in_one_line_what_is_in_use(database):
     with started(*CHECK, **settings) as process:
         output, error = process.communicate(timeout=30)
     assert (process.returncode, output, error.count("\n")) == (0, "", 1)
-    assert error.partition(" INFO ")[2] == (
-        f"database 127.0.0.1/{url.rpartition('/')[2]}, "
+    return error
+
+
+def test_a_start_says_in_one_line_what_is_in_use(api, second_start):
+    assert second_start.partition(" INFO ")[2] == (
+        f"database 127.0.0.1/{api.database.rpartition('/')[2]}, "
         "issuer me, "
         "keys http://keys.example/jwks, "
         "origins http://localhost:3000 https://app.example.com http://[::1]:8080\n"
     )
-    assert database.execute("SELECT count(*) FROM tasks", url=url) == [(0,)]
+
+
+@pytest.mark.usefixtures("second_start")
+def test_the_first_start_and_the_next_leave_no_rows_behind(api, database):
+    owners = "SELECT count(*) FROM {} WHERE {} = repeat(chr(10), 255)"
+    for columns in (("users", "id"), ("tasks", "user_id")):
+        rows = database.execute(owners.format(*columns), url=api.database)
+        assert rows == [(0,)]
 
 
 def test_the_embedded_database_is_called_so_with_its_folder(monkeypatch):
@@ -386,20 +398,17 @@ def test_the_embedded_database_is_called_so_with_its_folder(monkeypatch):
     assert describe_database() == f"embedded in {ROOT / '.postgres'}"
 
 
-def test_importing_a_module_touches_no_database_and_no_network():
-    modules = ("backend.models", "backend.routes.tasks", "backend.auth.jwt")
-    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as stack:
+def test_importing_the_modules_touches_no_database_and_no_network():
+    modules = "backend.models, backend.routes.tasks, backend.auth.jwt"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         settings = {
             "NEON_DATABASE_URL": f"postgresql://127.0.0.1:{port}/todo",
             "BETTER_AUTH_URL": f"http://127.0.0.1:{port}",
         }
-        processes = [
-            stack.enter_context(started("-c", f"import {module}", **settings)) for module in modules
-        ]
-        for process in processes:
+        with started("-c", f"import {modules}", **settings) as process:
             assert process.communicate(timeout=30) == ("", "")
-            assert process.returncode == 0
+        assert process.returncode == 0
         listener.setblocking(False)
         with pytest.raises(BlockingIOError):
             listener.accept()

@@ -16,7 +16,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from tests.harness import SECRET, Postgres, Service, service, token
+from tests.harness import SECRET, Service, token
 from tests.test_isolation import ROUTES
 
 KEYS = {
@@ -104,8 +104,8 @@ ODD_HEADERS = {
 class KeyServer(ThreadingHTTPServer):
     """Stands where the frontend publishes its keys; `body` is what it answers instead of them."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Answer)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.keys = [published(algorithm, algorithm, key) for algorithm, key in KEYS.items()]
         self.status = 200
@@ -192,9 +192,9 @@ def clock(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture(scope="module")
-def shared_keys() -> Iterator[KeyServer]:
+def shared_keys(keys_port: int) -> Iterator[KeyServer]:
     """A key server with odd keys beside the good ones."""
-    server = KeyServer()
+    server = KeyServer(keys_port)
     for name, odd_key in ODD_KEYS.items():
         if isinstance(odd_key, dict) and odd_key.get("kid") == "odd":
             server.keys.append(odd_key | {"kid": name})
@@ -205,10 +205,9 @@ def shared_keys() -> Iterator[KeyServer]:
 
 
 @pytest.fixture(scope="module")
-def api(database: Postgres, shared_keys: KeyServer) -> Iterator[Service]:
-    url = database.create_database()
-    with service(NEON_DATABASE_URL=url, BETTER_AUTH_URL=shared_keys.url) as running:
-        yield running
+def api(starting_trusting: Service, shared_keys: KeyServer) -> Service:
+    assert shared_keys.url  # It serves before the service asks it.
+    return starting_trusting.wait_until_up()
 
 
 def status(api: Service, text: str) -> int:
