@@ -10,10 +10,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import harness, tables
+from tests import clones, harness, tables
 
 # Importing the service loaded a developer's .env.local, before its modules read their settings.
 os.environ.update(harness.environment_of_service())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that mostly wait before the others: the services start meanwhile."""
+    items.sort(key=does_work)
+
+
+def does_work(item: pytest.Item) -> bool:
+    return item.path.name != "test_pool.py"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -136,6 +145,37 @@ def starting_mended(database: harness.Postgres) -> Iterator[harness.Service]:
     mended = (tables.BY_THE_BOOK, tables.FOUR_FAULTS, tables.MENDED_BY)
     url = tables.make_database(database, *mended)
     with harness.Service(NEON_DATABASE_URL=url) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def slow_proxy(database: harness.Postgres) -> Iterator[harness.Proxy]:
+    """A proxy in front of PostgreSQL that will delay what goes through it."""
+    with harness.Proxy(database.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def starting_to_be_stopped(
+    database: harness.Postgres, slow_proxy: harness.Proxy
+) -> Iterator[harness.Service]:
+    """The service behind the slow proxy, for the test that stops it."""
+    url = slow_proxy.address(database.create_database())
+    with harness.Service(NEON_DATABASE_URL=url) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> clones.Clone:
+    """A clone in a folder with 150 characters of every kind in its path."""
+    name = f"{clones.ODD_NAME} {'x' * 110}"
+    return clones.Clone(tmp_path_factory.mktemp("clones") / name)
+
+
+@pytest.fixture(scope="session")
+def starting_clone(clone: clones.Clone) -> Iterator[harness.Service]:
+    """The service of the clone, without any setting in its environment."""
+    with clone.begin_start(prefix=("env", "-i")) as service:
         yield service
 
 

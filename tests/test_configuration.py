@@ -336,29 +336,14 @@ CHECK = ("-m", "backend.main")
 SERVE = ("-m", "uvicorn", "backend.main:app", "--port", "0")
 
 
-@pytest.mark.parametrize(
-    ("command", "settings", "line"),
-    [
-        (
-            SERVE,
-            {"NEON_DATABASE_URL": SOMEWHERE},
-            'The database cannot be used: connection to server at "127.0.0.1", port 1 failed: '
-            "Connection refused\n",
-        ),
-        (
-            CHECK,
-            {"BETTER_AUTH_SECRET": PASSWORD},
-            "BETTER_AUTH_SECRET must have at least 32 bytes (RFC 7518, section 3.2).\n",
-        ),
-    ],
-    ids=["served with the database down", "checked with a short secret"],
-)
-def test_a_start_that_fails_is_one_line_with_exit_status_1(command, settings, line):
-    with started(*command, **settings) as process:
+def test_a_service_that_cannot_start_says_one_line_and_ends_with_status_1():
+    with started(*SERVE, NEON_DATABASE_URL=SOMEWHERE) as process:
         output, error = process.communicate(timeout=30)
     assert (process.returncode, output) == (1, "")
-    assert error.endswith(line)
-    assert error.count("\n") == 1
+    assert error == (
+        'The database cannot be used: connection to server at "127.0.0.1", port 1 failed: '
+        "Connection refused\n"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -466,7 +466,7 @@ def test_no_token_is_remembered_by_keys_that_are_replaced_while_it_is_verified(
     def decode_slowly(*arguments: object, **options: object) -> object:
         claims = decode(*arguments, **options)
         keys.free.set()
-        time.sleep(0.2)  # the keys are read meanwhile
+        time.sleep(0.1)  # the keys are read meanwhile
         return claims
 
     async def scenario() -> None:
@@ -555,7 +555,7 @@ def test_a_token_that_is_refused_is_not_remembered(keys, module):
 def test_an_endpoint_that_hangs_holds_up_only_those_whose_key_is_unknown(
     keys, module, clock, monkeypatch, is_trickling
 ):
-    monkeypatch.setattr(module, "KEYS_TIMEOUT", 0.2)
+    monkeypatch.setattr(module, "KEYS_TIMEOUT", 0.15)
     reader = module.PublishedKeys(module.KEYS_URL)
 
     async def seconds_until_unavailable(kid: str) -> float:
@@ -593,7 +593,7 @@ def test_an_endpoint_that_hangs_holds_up_only_those_whose_key_is_unknown(
 def test_a_hanging_endpoint_holds_up_known_keys_once_after_a_quiet_night(
     keys, module, clock, monkeypatch
 ):
-    monkeypatch.setattr(module, "KEYS_TIMEOUT", 0.2)
+    monkeypatch.setattr(module, "KEYS_TIMEOUT", 0.15)
     reader = module.PublishedKeys(module.KEYS_URL)
 
     async def scenario() -> None:

@@ -90,7 +90,7 @@ def pool(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     extensions.set_wait_callback(None)
 
 
-SOON = 0.3  # seconds
+SOON = 0.2  # seconds
 
 
 @contextmanager
