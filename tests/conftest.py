@@ -5,8 +5,10 @@ tests will need start side by side before the first test.
 """
 
 import os
+import socket
 import uuid
 from collections.abc import Iterator
+from subprocess import Popen
 
 import pytest
 
@@ -140,12 +142,65 @@ def starting_trusting(database: harness.Postgres, keys_port: int) -> Iterator[ha
 
 
 @pytest.fixture(scope="session")
-def starting_mended(database: harness.Postgres) -> Iterator[harness.Service]:
-    """The service on tables of another backend, which had four faults that were mended."""
+def mended_url(database: harness.Postgres) -> str:
+    """The address of tables of another backend, which had four faults that were mended."""
     mended = (tables.BY_THE_BOOK, tables.FOUR_FAULTS, tables.MENDED_BY)
-    url = tables.make_database(database, *mended)
-    with harness.Service(NEON_DATABASE_URL=url) as service:
+    return tables.make_database(database, *mended)
+
+
+@pytest.fixture(scope="session")
+def starting_mended(mended_url: str) -> Iterator[harness.Service]:
+    """The service on those tables."""
+    with harness.Service(NEON_DATABASE_URL=mended_url) as service:
         yield service
+
+
+@pytest.fixture(scope="session")
+def starting_check(mended_url: str) -> Iterator[Popen[str]]:
+    """A check of the settings and of those tables."""
+    settings = {
+        "NEON_DATABASE_URL": mended_url,
+        "BETTER_AUTH_ISSUER": "me",
+        "BETTER_AUTH_JWKS_URL": "http://keys.example/jwks",
+        "BETTER_AUTH_TRUSTED_ORIGINS": harness.TRUSTED,
+    }
+    with harness.started(*harness.CHECK, **settings) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def starting_check_of_faults(database: harness.Postgres) -> Iterator[Popen[str]]:
+    """A check of tables with four faults."""
+    url = tables.make_database(database, tables.BY_THE_BOOK, tables.FOUR_FAULTS)
+    with harness.started(*harness.CHECK, NEON_DATABASE_URL=url) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def starting_in_vain() -> Iterator[Popen[str]]:
+    """The service with its database down."""
+    with harness.started(*harness.SERVE, NEON_DATABASE_URL=harness.NOWHERE) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def listener() -> Iterator[socket.socket]:
+    """What would hear of a connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+@pytest.fixture(scope="session")
+def starting_imports(listener: socket.socket) -> Iterator[Popen[str]]:
+    """Python, which imports modules of the service whose database and keys are at the listener."""
+    port = listener.getsockname()[1]
+    settings = {
+        "NEON_DATABASE_URL": f"postgresql://127.0.0.1:{port}/todo",
+        "BETTER_AUTH_URL": f"http://127.0.0.1:{port}",
+    }
+    modules = "backend.models, backend.routes.tasks, backend.auth.jwt"
+    with harness.started("-c", f"import {modules}", **settings) as process:
+        yield process
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SECRET = "a secret of the tests, of more than 32 bytes"
 FRONTEND = "http://localhost:3000"
 TRUSTED = "https://App.example.com/, http://[::1]:8080,,"
+PASSWORD = "hunter2"
+NOWHERE = f"postgresql://ada:{PASSWORD}@127.0.0.1:1/todo"  # where nobody listens
+CHECK = ("-m", "backend.main")
+SERVE = ("-m", "uvicorn", "backend.main:app", "--port", "0")
 MAX_TASK_ID = 2**53 - 1  # what JavaScript counts exactly
 # Every setting of the service. An empty one counts as unset, and .env.local does not set it.
 SETTINGS = (
@@ -201,6 +205,23 @@ def environment_of_service(**environment: str) -> dict[str, str]:
 def service(*options: str, **environment: str) -> Iterator[Service]:
     with Service(*options, **environment) as running:
         yield running.wait_until_up()
+
+
+@contextmanager
+def started(*command: str, **settings: str) -> Iterator["subprocess.Popen[str]"]:
+    """Start a Python program of the service; it is gone at the end of `with`."""
+    with subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment_of_service(**settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 class Proxy:

@@ -5,7 +5,16 @@ import sys
 from subprocess import CompletedProcess
 from typing import Any
 
-from tests.harness import ROOT, Postgres, Service, environment_of_service, token
+from tests.harness import (
+    CHECK,
+    PASSWORD,
+    ROOT,
+    Postgres,
+    Service,
+    environment_of_service,
+    started,
+    token,
+)
 
 # What SQLModel makes for another backend: every default stands in Python, none in the database.
 BY_THE_BOOK = """
@@ -77,7 +86,7 @@ def make_database(database: Postgres, *statements: str) -> str:
     url = database.create_database()
     owner = table_owner(database)
     database.execute(f"ALTER DATABASE {url.rpartition('/')[2]} OWNER TO {owner}", url=url)
-    url = url.replace("postgres@", f"{owner}:hunter2@")
+    url = url.replace("postgres@", f"{owner}:{PASSWORD}@")
     for statement in statements:
         database.execute(statement, url=url)
     return url
@@ -97,13 +106,18 @@ def start_once(url: str) -> CompletedProcess[str]:
 
 def refusal(url: str) -> str:
     """Return the one line with which the service refuses to start."""
-    start = start_once(url)
-    assert start.returncode == 1, start.stderr
-    assert start.stdout == ""
-    assert start.stderr.count("\n") == 1, start.stderr
-    assert "Traceback" not in start.stderr
-    assert "hunter2" not in start.stderr
-    return start.stderr.rstrip("\n")
+    with started(*CHECK, NEON_DATABASE_URL=url) as process:
+        return refusal_by(process)
+
+
+def refusal_by(process: "subprocess.Popen[str]") -> str:
+    """Return the one line with which a check ends."""
+    output, error = process.communicate(timeout=30)
+    assert (process.returncode, output) == (1, ""), error
+    assert error.count("\n") == 1, error
+    assert "Traceback" not in error
+    assert PASSWORD not in error
+    return error.rstrip("\n")
 
 
 def headers(user: str, **claims: Any) -> dict[str, str]:

@@ -6,15 +6,7 @@ import pytest
 
 from backend.routes import tasks
 from tests.harness import FRONTEND
-from tests.tables import (
-    BY_THE_BOOK,
-    FOUR_FAULTS,
-    MENDED_BY,
-    headers,
-    make_database,
-    refusal,
-    use_all_six_routes,
-)
+from tests.tables import MENDED_BY, headers, refusal_by, use_all_six_routes
 
 WORD = "hunter2"  # stands in every title and e-mail, and in no log
 
@@ -25,9 +17,10 @@ def by_the_book(starting_mended):
     return starting_mended.wait_until_up()
 
 
-def test_what_does_not_fit_is_one_line_with_the_statement_that_mends_it(database):
-    url = make_database(database, BY_THE_BOOK, FOUR_FAULTS)
-    assert refusal(url) == (
+def test_what_does_not_fit_is_one_line_with_the_statement_that_mends_it(
+    starting_check_of_faults,
+):
+    assert refusal_by(starting_check_of_faults) == (
         "The table tasks: title must be VARCHAR(200), "
         "created_at must be TIMESTAMP WITH TIME ZONE, "
         "updated_at must be TIMESTAMP WITH TIME ZONE, "

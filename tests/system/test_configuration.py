@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.test_configuration import CHECK, PASSWORD, started
+from tests.harness import CHECK, PASSWORD, started
 
 pytestmark = pytest.mark.system
 
