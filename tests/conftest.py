@@ -5,7 +5,6 @@ tests will need start side by side before the first test.
 """
 
 import os
-import socket
 import uuid
 from collections.abc import Iterator
 from subprocess import Popen
@@ -111,18 +110,10 @@ def starting_behind(
 
 @pytest.fixture(scope="session")
 def starting_small_pool(database: harness.Postgres) -> Iterator[harness.Service]:
-    """The service with four connections."""
-    url = database.create_database()
-    with harness.Service(NEON_DATABASE_URL=url, DATABASE_POOL_SIZE="4") as service:
-        yield service
-
-
-@pytest.fixture(scope="session")
-def starting_without_readers(database: harness.Postgres) -> Iterator[harness.Service]:
-    """The service on an event loop without add_reader, as the usual one of Windows is."""
+    """The service with four connections, on an event loop without add_reader, as on Windows."""
     url = database.create_database()
     options = ("--loop", "tests.loops:LoopWithoutReaders")
-    with harness.Service(*options, NEON_DATABASE_URL=url) as service:
+    with harness.Service(*options, NEON_DATABASE_URL=url, DATABASE_POOL_SIZE="4") as service:
         yield service
 
 
@@ -180,26 +171,6 @@ def starting_check_of_faults(database: harness.Postgres) -> Iterator[Popen[str]]
 def starting_in_vain() -> Iterator[Popen[str]]:
     """The service with its database down."""
     with harness.started(*harness.SERVE, NEON_DATABASE_URL=harness.NOWHERE) as process:
-        yield process
-
-
-@pytest.fixture(scope="session")
-def listener() -> Iterator[socket.socket]:
-    """What would hear of a connection."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield listener
-
-
-@pytest.fixture(scope="session")
-def starting_imports(listener: socket.socket) -> Iterator[Popen[str]]:
-    """Python, which imports modules of the service whose database and keys are at the listener."""
-    port = listener.getsockname()[1]
-    settings = {
-        "NEON_DATABASE_URL": f"postgresql://127.0.0.1:{port}/todo",
-        "BETTER_AUTH_URL": f"http://127.0.0.1:{port}",
-    }
-    modules = "backend.models, backend.routes.tasks, backend.auth.jwt"
-    with harness.started("-c", f"import {modules}", **settings) as process:
         yield process
 
 

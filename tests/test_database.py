@@ -87,15 +87,17 @@ def wait_for_locks(database: Postgres, url: str, number: int) -> None:
     wait_until(lambda: sessions(database, url)[0] >= number)
 
 
-def read_at_once(api: Service, database: Postgres, user: str) -> list[int]:
-    """Read the lists of AT_ONCE users, all at the same time; return the statuses."""
-    with ThreadPoolExecutor(AT_ONCE) as threads:
+def read_at_once(
+    api: Service, database: Postgres, user: str, number_of_users: int = AT_ONCE
+) -> list[int]:
+    """Read the lists of so many users, all at the same time; return the statuses."""
+    with ThreadPoolExecutor(number_of_users) as threads:
         with locked(database, api.database, "LOCK TABLE tasks"):
             answers = [
                 threads.submit(api.request, "GET", "", f"{user}{number}")
-                for number in range(AT_ONCE)
+                for number in range(number_of_users)
             ]
-            wait_for_locks(database, api.database, AT_ONCE)
+            wait_for_locks(database, api.database, number_of_users)
         return [answer.result().status_code for answer in answers]
 
 
@@ -209,13 +211,10 @@ def test_down_is_503_and_back_is_served_at_once(behind, proxy, user):
     assert [task["title"] for task in behind.request("GET", "", user).json()] == ["x"]
 
 
-def test_without_add_reader_the_service_works_all_the_same(
-    starting_without_readers, database, user
-):
+def test_without_add_reader_the_service_works_all_the_same(small_pool, database, user):
     """As on Windows, whose usual event loop has none."""
-    api = starting_without_readers.wait_until_up()
-    assert api.request("POST", "", user, json={"title": "x"}).status_code == 201
-    assert read_at_once(api, database, user) == [200] * AT_ONCE
+    assert small_pool.request("POST", "", user, json={"title": "x"}).status_code == 201
+    assert read_at_once(small_pool, database, user, 4) == [200] * 4
 
 
 SHUFFLED = """

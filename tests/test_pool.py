@@ -90,7 +90,7 @@ def pool(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     extensions.set_wait_callback(None)
 
 
-SOON = 0.2  # seconds
+SOON = 0.15  # seconds
 
 
 @contextmanager
@@ -325,7 +325,7 @@ def test_a_silent_first_address_costs_one_round_at_most(
         for _ in range(3):
             second = [is_unavailable(user_id=f"user {number}") for number in range(30)]
             assert not any(await asyncio.gather(*second))
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 4
         db.close_idle()
         assert not await is_unavailable()
 
@@ -403,16 +403,17 @@ def test_keys_and_database_share_one_deadline(pool, proxy, monkeypatch):
 
 
 @pytest.mark.usefixtures("pool")
-def test_one_user_leaves_three_quarters_of_the_places_to_the_others(monkeypatch):
-    monkeypatch.setattr(db, "DEADLINE", 1.0)
-
+def test_one_user_leaves_three_quarters_of_the_places_to_the_others():
     async def scenario() -> None:
         greedy = [asyncio.create_task(is_unavailable(PAUSE)) for _ in range(60)]
-        await asyncio.sleep(0.2)
-        began = time.monotonic()
+        await asyncio.sleep(0.1)
         for number in range(20):
             await ask(WHO, f"user {number}")
-        assert time.monotonic() - began < 0.4
-        assert all(await asyncio.gather(*greedy))
+        with deadline_soon():
+            assert await is_unavailable()  # to the greedy one, for want of a place
+        assert not any(task.done() for task in greedy)
+        for task in greedy:
+            task.cancel()
+        await asyncio.wait(greedy)
 
     asyncio.run(scenario())
