@@ -1,10 +1,11 @@
 """One PostgreSQL and a few services for all quick tests; each test is a user of its own.
 
-A fixture whose name begins with `starting` starts a service and does not wait for it. All that the
-tests will need start side by side before the first test.
+The fixtures named in STARTING start a service, or another program, and do not wait for it. They do
+so one after another, in this order, while tests run that do not need them.
 """
 
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from subprocess import Popen
@@ -17,6 +18,21 @@ from tests import clones, harness, tables
 os.environ.update(harness.environment_of_service())
 
 
+STARTING = (
+    "starting_api",
+    "starting_in_vain",
+    "starting_check",
+    "starting_behind",
+    "starting_small_pool",
+    "starting_clone",
+    "starting_trusting",
+    "starting_to_be_stopped",
+    "starting_check_of_faults",
+    "starting_mended",
+)
+SECONDS_OF_A_START = 0.5  # the time between two
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests that mostly wait before the others: the services start meanwhile."""
     items.sort(key=does_work)
@@ -26,15 +42,32 @@ def does_work(item: pytest.Item) -> bool:
     return item.path.name != "test_pool.py"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def head_start(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Start at once what the collected tests need; at the end, tell all of it at once to stop."""
+class HeadStart:
+    """What later tests need, of which one after another starts while tests run."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self.next_at = 0.0  # on the clock of time.monotonic()
+
+    def is_due(self) -> bool:
+        return bool(self.names) and time.monotonic() > self.next_at
+
+    def next_name(self) -> str:
+        self.next_at = time.monotonic() + SECONDS_OF_A_START
+        return self.names.pop(0)
+
+
+@pytest.fixture(scope="session")
+def head_start(request: pytest.FixtureRequest) -> HeadStart:
     needed = {name for item in request.session.items for name in item.fixturenames}
-    starting = [name for name in sorted(needed) if name.startswith("starting")]
-    services = [request.getfixturevalue(name) for name in starting]
-    yield
-    for service in services:
-        service.terminate()
+    return HeadStart([name for name in STARTING if name in needed])
+
+
+@pytest.fixture(autouse=True)
+def start_another(request: pytest.FixtureRequest, head_start: HeadStart) -> None:
+    """Before a test, start something that a later one needs."""
+    if head_start.is_due():
+        request.getfixturevalue(head_start.next_name())
 
 
 @pytest.fixture(scope="session")
@@ -50,9 +83,6 @@ class RunningService(harness.Service):
         self.url = url
         self.database = database
         self.client = harness.client_of(url)
-
-    def terminate(self) -> None:
-        """Leave it to whoever started it."""
 
     def stop(self) -> None:
         self.client.close()
@@ -74,7 +104,7 @@ def starting_api(database: harness.Postgres) -> Iterator[harness.Service]:
     if not url:
         url = database.create_database()
         database.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET timezone = 'Asia/Kolkata'")
-    with harness.Service(
+    with harness.starting(
         NEON_DATABASE_URL=url, BETTER_AUTH_TRUSTED_ORIGINS=harness.TRUSTED
     ) as service:
         yield service
@@ -104,7 +134,7 @@ def starting_behind(
 ) -> Iterator[harness.Service]:
     """The service behind the proxy."""
     url = database_proxy.address(database.create_database())
-    with harness.Service(NEON_DATABASE_URL=url) as service:
+    with harness.starting(NEON_DATABASE_URL=url) as service:
         yield service
 
 
@@ -113,7 +143,7 @@ def starting_small_pool(database: harness.Postgres) -> Iterator[harness.Service]
     """The service with four connections, on an event loop without add_reader, as on Windows."""
     url = database.create_database()
     options = ("--loop", "tests.loops:LoopWithoutReaders")
-    with harness.Service(*options, NEON_DATABASE_URL=url, DATABASE_POOL_SIZE="4") as service:
+    with harness.starting(*options, NEON_DATABASE_URL=url, DATABASE_POOL_SIZE="4") as service:
         yield service
 
 
@@ -128,7 +158,7 @@ def starting_trusting(database: harness.Postgres, keys_port: int) -> Iterator[ha
     """The service whose frontend publishes keys."""
     url = database.create_database()
     frontend = f"http://127.0.0.1:{keys_port}"
-    with harness.Service(NEON_DATABASE_URL=url, BETTER_AUTH_URL=frontend) as service:
+    with harness.starting(NEON_DATABASE_URL=url, BETTER_AUTH_URL=frontend) as service:
         yield service
 
 
@@ -142,7 +172,7 @@ def mended_url(database: harness.Postgres) -> str:
 @pytest.fixture(scope="session")
 def starting_mended(mended_url: str) -> Iterator[harness.Service]:
     """The service on those tables."""
-    with harness.Service(NEON_DATABASE_URL=mended_url) as service:
+    with harness.starting(NEON_DATABASE_URL=mended_url) as service:
         yield service
 
 
@@ -187,7 +217,7 @@ def starting_to_be_stopped(
 ) -> Iterator[harness.Service]:
     """The service behind the slow proxy, for the test that stops it."""
     url = slow_proxy.address(database.create_database())
-    with harness.Service(NEON_DATABASE_URL=url) as service:
+    with harness.starting(NEON_DATABASE_URL=url) as service:
         yield service
 
 

@@ -174,13 +174,9 @@ class Service:
     def output(self) -> str:
         return Path(self.log.name).read_text()
 
-    def terminate(self) -> None:
-        """Tell it to stop, without waiting for that."""
-        self.process.terminate()
-
     def stop(self) -> None:
         self.client.close()
-        self.terminate()
+        self.process.terminate()
         try:
             self.process.wait(20)
         finally:
@@ -222,6 +218,14 @@ def started(*command: str, **settings: str) -> Iterator["subprocess.Popen[str]"]
             yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def starting(*options: str, **environment: str) -> Iterator[Service]:
+    """Start the service and do not wait for it; at the end, kill it."""
+    with Service(*options, **environment) as begun:
+        yield begun
+        begun.process.kill()
 
 
 class Proxy:

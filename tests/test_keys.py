@@ -555,7 +555,7 @@ def test_a_token_that_is_refused_is_not_remembered(keys, module):
 def test_an_endpoint_that_hangs_holds_up_only_those_whose_key_is_unknown(
     keys, module, clock, monkeypatch, is_trickling
 ):
-    monkeypatch.setattr(module, "KEYS_TIMEOUT", 0.15)
+    monkeypatch.setattr(module, "KEYS_TIMEOUT", 0.1)
     reader = module.PublishedKeys(module.KEYS_URL)
 
     async def seconds_until_unavailable(kid: str) -> float:
@@ -577,7 +577,7 @@ def test_an_endpoint_that_hangs_holds_up_only_those_whose_key_is_unknown(
             for _ in range(100):
                 assert (await reader.get("EdDSA")).key_id == "EdDSA"
             assert not waiting.done()
-            assert 0.1 < await waiting < 1
+            assert 0.05 < await waiting < 1
         assert len(keys.fetches) == 3  # each attempt has ended before the next
 
     async def bounded_scenario() -> None:
@@ -593,14 +593,14 @@ def test_an_endpoint_that_hangs_holds_up_only_those_whose_key_is_unknown(
 def test_a_hanging_endpoint_holds_up_known_keys_once_after_a_quiet_night(
     keys, module, clock, monkeypatch
 ):
-    monkeypatch.setattr(module, "KEYS_TIMEOUT", 0.15)
+    monkeypatch.setattr(module, "KEYS_TIMEOUT", 0.1)
     reader = module.PublishedKeys(module.KEYS_URL)
 
     async def scenario() -> None:
         await reader.get("EdDSA")
         keys.free.clear()
         clock.moved += 8 * 3600
-        for least, most in ((0.1, 1), (0, 0.15), (0, 0.15)):
+        for least, most in ((0.05, 1), (0, 0.1), (0, 0.1)):
             began = time.monotonic()
             assert (await reader.get("EdDSA")).key_id == "EdDSA"
             assert least < time.monotonic() - began < most
