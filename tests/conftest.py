@@ -19,18 +19,18 @@ os.environ.update(harness.environment_of_service())
 
 
 STARTING = (
+    "starting_clone",
     "starting_api",
     "starting_in_vain",
     "starting_check",
     "starting_behind",
     "starting_small_pool",
-    "starting_clone",
     "starting_trusting",
     "starting_to_be_stopped",
     "starting_check_of_faults",
     "starting_mended",
 )
-SECONDS_OF_A_START = 0.5  # the time between two
+SECONDS_OF_A_START = 0.6  # the time between two
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -39,7 +39,7 @@ def test_sigterm_finishes_what_is_in_flight_and_closes_every_connection(
     api.request("GET", "", user)  # which connects
     request = threading.Thread(target=create)
     before = slow_proxy.round_trips
-    slow_proxy.delay = 0.3
+    slow_proxy.delay = 0.2
     request.start()
     while slow_proxy.round_trips == before:
         assert request.is_alive()
