@@ -17,7 +17,7 @@ from tests import clones, harness, tables
 # Importing the service loaded a developer's .env.local, before its modules read their settings.
 os.environ.update(harness.environment_of_service())
 
-
+# In the order of need, but for the clone: it brings its own PostgreSQL.
 STARTING = (
     "starting_clone",
     "starting_api",
