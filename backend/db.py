@@ -35,6 +35,7 @@ from backend import (
 PUBLISHED = "public-development-secret"  # in the text of the secret that .env sets
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
 POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
+TIMEOUT_STEP = 500  # milliseconds; pg_stat_statements keeps an entry for each other timeout.
 SILENCE = 1  # seconds without an answer, after which another address of the host is tried first
 LEFT_TO_DEFAULT = "users.created_at"  # The one column that CREATE does not set, and nothing reads.
 # For each type of our columns, the types of PostgreSQL that will do.
@@ -380,8 +381,7 @@ def time_settings() -> str:
     hand them on to its next client.
     """
     left = request_deadline.get() - asyncio.get_running_loop().time() - STATEMENT_MARGIN
-    # In steps of 500 ms: each other text would be another entry of pg_stat_statements.
-    milliseconds = int(left * 2) * 500
+    milliseconds = int(left * 1000 / TIMEOUT_STEP) * TIMEOUT_STEP
     if milliseconds <= 0:
         raise TimeoutError
     return f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL timezone = 'UTC'; "

@@ -34,10 +34,16 @@ class Clone:
         for file in [self.folder, *self.folder.rglob("*")]:
             shutil.chown(file, user, user)
 
+    def begin_start(
+        self, *options: str, prefix: tuple[str, ...] = (), **environment: str
+    ) -> Service:
+        """Return its service, which does not answer yet."""
+        settings = {"NEON_DATABASE_URL": "embedded"} | environment
+        return Service(*options, folder=self.folder, prefix=prefix, **settings)
+
     def start(self, *options: str, prefix: tuple[str, ...] = (), **environment: str) -> Service:
         """Return its service, once it answers."""
-        settings = {"NEON_DATABASE_URL": "embedded"} | environment
-        return Service(*options, folder=self.folder, prefix=prefix, **settings).wait_until_up()
+        return self.begin_start(*options, prefix=prefix, **environment).wait_until_up()
 
     def use(self, prefix: tuple[str, ...] = (), **environment: str) -> "subprocess.Popen[str]":
         """Start a process that uses its PostgreSQL, and nothing else of the service."""

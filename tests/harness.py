@@ -25,6 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SECRET = "a secret of the tests, of more than 32 bytes"
 FRONTEND = "http://localhost:3000"
 TRUSTED = "https://App.example.com/, http://[::1]:8080,,"
+PASSWORD = "hunter2"
+NOWHERE = f"postgresql://ada:{PASSWORD}@127.0.0.1:1/todo"  # where nobody listens
+CHECK = ("-m", "backend.main")
+SERVE = ("-m", "uvicorn", "backend.main:app", "--port", "0")
 MAX_TASK_ID = 2**53 - 1  # what JavaScript counts exactly
 # Every setting of the service. An empty one counts as unset, and .env.local does not set it.
 SETTINGS = (
@@ -108,6 +112,11 @@ def postgres(durable: bool = False) -> Iterator[Postgres]:
                 server.stop("immediate")
 
 
+def client_of(url: str) -> httpx.Client:
+    """Return a client that loads no certificates, since no service here has one."""
+    return httpx.Client(base_url=url, timeout=15, verify=False, trust_env=False)
+
+
 class Service:
     """The service as its own process, in a session of its own as in a terminal of its own.
 
@@ -142,7 +151,7 @@ class Service:
             stdout=self.log,
             stderr=subprocess.STDOUT,
         )
-        self.client = httpx.Client(base_url=self.url, timeout=15)
+        self.client = client_of(self.url)
 
     def __enter__(self) -> Self:
         return self
@@ -192,6 +201,31 @@ def environment_of_service(**environment: str) -> dict[str, str]:
 def service(*options: str, **environment: str) -> Iterator[Service]:
     with Service(*options, **environment) as running:
         yield running.wait_until_up()
+
+
+@contextmanager
+def started(*command: str, **settings: str) -> Iterator["subprocess.Popen[str]"]:
+    """Start a Python program of the service; it is gone at the end of `with`."""
+    with subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment_of_service(**settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def starting(*options: str, **environment: str) -> Iterator[Service]:
+    """Start the service and do not wait for it; at the end, kill it."""
+    with Service(*options, **environment) as begun:
+        yield begun
+        begun.process.kill()
 
 
 class Proxy:

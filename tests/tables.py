@@ -5,7 +5,16 @@ import sys
 from subprocess import CompletedProcess
 from typing import Any
 
-from tests.harness import ROOT, Postgres, Service, environment_of_service, token
+from tests.harness import (
+    CHECK,
+    PASSWORD,
+    ROOT,
+    Postgres,
+    Service,
+    environment_of_service,
+    started,
+    token,
+)
 
 # What SQLModel makes for another backend: every default stands in Python, none in the database.
 BY_THE_BOOK = """
@@ -32,6 +41,20 @@ BY_THE_BOOK = """
     INSERT INTO tasks (user_id, title, description, completed, created_at, updated_at)
     VALUES ('eve', 'Hers', 'Old', true, '2026-01-02 03:04:05Z', '2026-01-02 03:04:05Z');
 """
+FOUR_FAULTS = """
+    ALTER TABLE tasks
+        ALTER created_at TYPE timestamp USING created_at AT TIME ZONE 'UTC',
+        ALTER updated_at TYPE timestamp USING updated_at AT TIME ZONE 'UTC',
+        ALTER title TYPE varchar(100),
+        ADD priority integer NOT NULL DEFAULT 1;
+    ALTER TABLE tasks ALTER priority DROP DEFAULT;
+"""
+MENDED_BY = (
+    "ALTER TABLE tasks ALTER title TYPE VARCHAR(200), "
+    "ALTER created_at TYPE TIMESTAMP WITH TIME ZONE USING created_at AT TIME ZONE 'UTC', "
+    "ALTER updated_at TYPE TIMESTAMP WITH TIME ZONE USING updated_at AT TIME ZONE 'UTC', "
+    "ALTER priority DROP NOT NULL;"
+)
 # Better Auth makes these under plural names; email_verified is its emailVerified in snake case.
 BETTER_AUTH_USERS = """
     CREATE TABLE users (
@@ -63,7 +86,7 @@ def make_database(database: Postgres, *statements: str) -> str:
     url = database.create_database()
     owner = table_owner(database)
     database.execute(f"ALTER DATABASE {url.rpartition('/')[2]} OWNER TO {owner}", url=url)
-    url = url.replace("postgres@", f"{owner}:hunter2@")
+    url = url.replace("postgres@", f"{owner}:{PASSWORD}@")
     for statement in statements:
         database.execute(statement, url=url)
     return url
@@ -83,13 +106,18 @@ def start_once(url: str) -> CompletedProcess[str]:
 
 def refusal(url: str) -> str:
     """Return the one line with which the service refuses to start."""
-    start = start_once(url)
-    assert start.returncode == 1, start.stderr
-    assert start.stdout == ""
-    assert start.stderr.count("\n") == 1, start.stderr
-    assert "Traceback" not in start.stderr
-    assert "hunter2" not in start.stderr
-    return start.stderr.rstrip("\n")
+    with started(*CHECK, NEON_DATABASE_URL=url) as process:
+        return refusal_by(process)
+
+
+def refusal_by(process: "subprocess.Popen[str]") -> str:
+    """Return the one line with which a check ends."""
+    output, error = process.communicate(timeout=30)
+    assert (process.returncode, output) == (1, ""), error
+    assert error.count("\n") == 1, error
+    assert "Traceback" not in error
+    assert PASSWORD not in error
+    return error.rstrip("\n")
 
 
 def headers(user: str, **claims: Any) -> dict[str, str]:

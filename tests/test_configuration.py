@@ -5,10 +5,6 @@ import os
 import re
 import runpy
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jwt
@@ -17,10 +13,8 @@ import pytest
 import backend
 from backend.auth.jwt import read_origin, read_secret
 from backend.db import describe_database, find_database, parse_address
-from tests.harness import FRONTEND, ROOT, SECRET, SETTINGS, environment_of_service, token
+from tests.harness import FRONTEND, NOWHERE, PASSWORD, ROOT, SECRET, SETTINGS, token
 
-PASSWORD = "hunter2"
-SOMEWHERE = f"postgresql://ada:{PASSWORD}@127.0.0.1:1/todo"  # where nobody listens
 PUBLISHED = "public-development-secret-for-the-embedded-database-only"
 
 
@@ -62,7 +56,7 @@ def test_what_is_no_address_is_refused_without_repeating_it(address):
 
 def test_a_parameter_that_libpq_does_not_know_is_named():
     with pytest.raises(SystemExit) as refusal:
-        parse_address(f"{SOMEWHERE}?pgbouncer=true")
+        parse_address(f"{NOWHERE}?pgbouncer=true")
     assert 'parameter: "pgbouncer"' in refusal_of(refusal)
 
 
@@ -109,15 +103,15 @@ def test_an_address_may_leave_things_out(address):
     assert parse_address(address)["dbname"] == "d"
 
 
-@pytest.mark.parametrize("address", [SOMEWHERE, f" {SOMEWHERE}\n"])
+@pytest.mark.parametrize("address", [NOWHERE, f" {NOWHERE}\n"])
 def test_the_database_is_that_of_neon_database_url(monkeypatch, address):
     monkeypatch.setenv("NEON_DATABASE_URL", address)
-    assert find_database() == parse_address(SOMEWHERE)
+    assert find_database() == parse_address(NOWHERE)
 
 
 @pytest.mark.parametrize("secret", [PUBLISHED, f"{PUBLISHED}\n", f"my-{PUBLISHED}"])
 def test_the_published_secret_guards_no_database_but_the_embedded_one(monkeypatch, secret):
-    monkeypatch.setenv("NEON_DATABASE_URL", SOMEWHERE)
+    monkeypatch.setenv("NEON_DATABASE_URL", NOWHERE)
     monkeypatch.setenv("BETTER_AUTH_SECRET", secret)
     with pytest.raises(SystemExit) as refusal:
         find_database()
@@ -315,70 +309,41 @@ def test_issuer_and_audience_each_follow_their_setting(monkeypatch, settings, is
         asyncio.run(verify(token(iss=issuer, aud="else")))
 
 
-@contextmanager
-def started(*command: str, **settings: str) -> Iterator["subprocess.Popen[str]"]:
-    """Start a Python program of the service; it is gone at the end of `with`."""
-    with subprocess.Popen(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env=environment_of_service(**settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def test_a_service_that_cannot_start_says_one_line_and_ends_with_status_1(starting_in_vain):
+    output, error = starting_in_vain.communicate(timeout=30)
+    assert (starting_in_vain.returncode, output) == (1, "")
+    assert error == (
+        'The database cannot be used: connection to server at "127.0.0.1", port 1 failed: '
+        "Connection refused\n"
+    )
 
 
-CHECK = ("-m", "backend.main")
-SERVE = ("-m", "uvicorn", "backend.main:app", "--port", "0")
+@pytest.fixture(scope="module")
+def check(starting_check):
+    """What `python -m backend.main` says where all is well."""
+    output, error = starting_check.communicate(timeout=30)
+    assert (starting_check.returncode, output, error.count("\n")) == (0, "", 1)
+    return error
 
 
-@pytest.mark.parametrize(
-    ("command", "settings", "line"),
-    [
-        (
-            SERVE,
-            {"NEON_DATABASE_URL": SOMEWHERE},
-            'The database cannot be used: connection to server at "127.0.0.1", port 1 failed: '
-            "Connection refused\n",
-        ),
-        (
-            CHECK,
-            {"BETTER_AUTH_SECRET": PASSWORD},
-            "BETTER_AUTH_SECRET must have at least 32 bytes (RFC 7518, section 3.2).\n",
-        ),
-    ],
-    ids=["served with the database down", "checked with a short secret"],
-)
-def test_a_start_that_fails_is_one_line_with_exit_status_1(command, settings, line):
-    with started(*command, **settings) as process:
-        output, error = process.communicate(timeout=30)
-    assert (process.returncode, output) == (1, "")
-    assert error.endswith(line)
-    assert error.count("\n") == 1
-
-
-def test_a_start_says_in_one_line_what_is_in_use(database):
-    url = database.create_database()
-    settings = {
-        "NEON_DATABASE_URL": url.replace("postgres@", f"postgres:{PASSWORD}@"),
-        "BETTER_AUTH_ISSUER": "me",
-        "BETTER_AUTH_JWKS_URL": "http://keys.example/jwks",
-        "BETTER_AUTH_TRUSTED_ORIGINS": "https://App.example.com/, http://[::1]:8080,,",
-    }
-    with started(*CHECK, **settings) as process:
-        output, error = process.communicate(timeout=30)
-    assert (process.returncode, output, error.count("\n")) == (0, "", 1)
-    assert error.partition(" INFO ")[2] == (
-        f"database 127.0.0.1/{url.rpartition('/')[2]}, "
+def test_a_start_says_in_one_line_what_is_in_use(check, mended_url):
+    assert PASSWORD in mended_url
+    assert check.partition(" INFO ")[2] == (
+        f"database 127.0.0.1/{mended_url.rpartition('/')[2]}, "
         "issuer me, "
         "keys http://keys.example/jwks, "
         "origins http://localhost:3000 https://app.example.com http://[::1]:8080\n"
     )
-    assert database.execute("SELECT count(*) FROM tasks", url=url) == [(0,)]
+
+
+@pytest.mark.usefixtures("check")
+def test_a_start_leaves_no_rows_behind_whether_it_makes_the_tables_or_not(
+    api, mended_url, database
+):
+    owners = "SELECT count(*) FROM {} WHERE {} = repeat(chr(10), 255)"
+    for columns in (("users", "id"), ("tasks", "user_id")):
+        for url in (api.database, mended_url):
+            assert database.execute(owners.format(*columns), url=url) == [(0,)]
 
 
 def test_the_embedded_database_is_called_so_with_its_folder(monkeypatch):
@@ -386,20 +351,13 @@ def test_the_embedded_database_is_called_so_with_its_folder(monkeypatch):
     assert describe_database() == f"embedded in {ROOT / '.postgres'}"
 
 
-def test_importing_a_module_touches_no_database_and_no_network():
-    modules = ("backend.models", "backend.routes.tasks", "backend.auth.jwt")
-    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as stack:
+@pytest.mark.parametrize("file", ["auth/jwt.py", "db.py", "dependencies.py", "routes/tasks.py"])
+def test_importing_a_module_touches_no_database_and_no_network(monkeypatch, file):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        settings = {
-            "NEON_DATABASE_URL": f"postgresql://127.0.0.1:{port}/todo",
-            "BETTER_AUTH_URL": f"http://127.0.0.1:{port}",
-        }
-        processes = [
-            stack.enter_context(started("-c", f"import {module}", **settings)) for module in modules
-        ]
-        for process in processes:
-            assert process.communicate(timeout=30) == ("", "")
-            assert process.returncode == 0
+        monkeypatch.setenv("NEON_DATABASE_URL", f"postgresql://127.0.0.1:{port}/todo")
+        monkeypatch.setenv("BETTER_AUTH_URL", f"http://127.0.0.1:{port}")
+        run_module(file)
         listener.setblocking(False)
         with pytest.raises(BlockingIOError):
             listener.accept()

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg2
 import pytest
 
-from tests.harness import Postgres, Proxy, Service, service, token
+from tests.harness import Postgres, Service, token
 from tests.test_isolation import ROUTES
 
 AT_ONCE = 8  # requests, each of another user, and so as many connections
@@ -19,26 +19,20 @@ SESSIONS = """
     FROM pg_stat_activity
     WHERE datname = %s AND application_name <> 'holder'
 """
-TERMINATE = """
-    SELECT count(pg_terminate_backend(pid, 1000))
-    FROM pg_stat_activity
-    WHERE datname = %s
-"""
+TERMINATE = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s"
 
 
 @pytest.fixture(scope="module")
-def proxy(database):
-    with Proxy(database.port) as proxy:
-        yield proxy
+def proxy(database_proxy):
+    """What counts and cuts between `behind` and its database."""
+    return database_proxy
 
 
 @pytest.fixture(scope="module")
-def behind(database, proxy):
-    """The service behind a proxy that counts what goes over the wire."""
-    url = database.create_database().replace(str(database.port), str(proxy.port))
-    with service(NEON_DATABASE_URL=url) as running:
-        running.request("GET")  # connect
-        yield running
+def behind(starting_behind):
+    service = starting_behind.wait_until_up()
+    service.request("GET")  # connect
+    return service
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES)
@@ -93,15 +87,17 @@ def wait_for_locks(database: Postgres, url: str, number: int) -> None:
     wait_until(lambda: sessions(database, url)[0] >= number)
 
 
-def read_at_once(api: Service, database: Postgres, user: str) -> list[int]:
-    """Read the lists of AT_ONCE users, all at the same time; return the statuses."""
-    with ThreadPoolExecutor(AT_ONCE) as threads:
+def read_at_once(
+    api: Service, database: Postgres, user: str, number_of_users: int = AT_ONCE
+) -> list[int]:
+    """Read the lists of so many users, all at the same time; return the statuses."""
+    with ThreadPoolExecutor(number_of_users) as threads:
         with locked(database, api.database, "LOCK TABLE tasks"):
             answers = [
                 threads.submit(api.request, "GET", "", f"{user}{number}")
-                for number in range(AT_ONCE)
+                for number in range(number_of_users)
             ]
-            wait_for_locks(database, api.database, AT_ONCE)
+            wait_for_locks(database, api.database, number_of_users)
         return [answer.result().status_code for answer in answers]
 
 
@@ -109,6 +105,7 @@ def test_no_request_fails_after_every_idle_connection_was_terminated(api, databa
     assert read_at_once(api, database, user) == [200] * AT_ONCE
     name = api.database.rpartition("/")[2]
     assert database.execute(TERMINATE, name)[0][0] >= AT_ONCE
+    wait_until(lambda: sessions(database, api.database)[1] == 0)
     assert read_at_once(api, database, user) == [200] * AT_ONCE
     assert api.request("POST", "", user, json={"title": "x"}).status_code == 201
 
@@ -140,9 +137,8 @@ def test_the_connection_that_was_used_last_is_used_next(api, database, user):
 
 
 @pytest.fixture(scope="module")
-def small_pool(database):
-    with service(NEON_DATABASE_URL=database.create_database(), DATABASE_POOL_SIZE="4") as api:
-        yield api
+def small_pool(starting_small_pool):
+    return starting_small_pool.wait_until_up()
 
 
 def test_connections_never_exceed_the_pool_size(small_pool, database, user):
@@ -215,12 +211,10 @@ def test_down_is_503_and_back_is_served_at_once(behind, proxy, user):
     assert [task["title"] for task in behind.request("GET", "", user).json()] == ["x"]
 
 
-def test_without_add_reader_the_service_works_all_the_same(database, user):
+def test_without_add_reader_the_service_works_all_the_same(small_pool, database, user):
     """As on Windows, whose usual event loop has none."""
-    url = database.create_database()
-    with service("--loop", "tests.loops:LoopWithoutReaders", NEON_DATABASE_URL=url) as api:
-        assert api.request("POST", "", user, json={"title": "x"}).status_code == 201
-        assert read_at_once(api, database, user) == [200] * AT_ONCE
+    assert small_pool.request("POST", "", user, json={"title": "x"}).status_code == 201
+    assert read_at_once(small_pool, database, user, 4) == [200] * 4
 
 
 SHUFFLED = """

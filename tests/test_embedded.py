@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import closing
 from importlib.metadata import PackageNotFoundError
 from unittest.mock import Mock
 
@@ -9,13 +10,7 @@ import psycopg2
 import pytest
 
 from backend import embedded
-from tests.clones import ODD_NAME, Clone, parameters_of
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory):
-    """A clone in a folder with 150 characters of every kind in its path."""
-    return Clone(tmp_path_factory.mktemp("clones") / f"{ODD_NAME} {'x' * 110}")
+from tests.clones import Clone, parameters_of
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +20,19 @@ def user(clone):
         yield parameters_of(process)
 
 
-def test_a_clone_without_any_setting_keeps_its_tasks(clone):
+def test_a_clone_without_any_setting_keeps_its_tasks(clone, starting_clone):
     command = [sys.executable, "-m", "backend.auth.jwt", "ada"]
     text = subprocess.run(
         command, cwd=clone.folder, capture_output=True, check=True, text=True, env={}
     ).stdout.strip()
     headers = {"Authorization": f"Bearer {text}"}
-    api = clone.start(prefix=("env", "-i"))
+    api = starting_clone.wait_until_up()
     task = api.request("POST", headers=headers, json={"title": "x"}).json()
     api.stop()
-    api = clone.start(prefix=("env", "-i"))
-    assert api.request("GET", headers=headers).json() == [task]
-    api.stop()
+    with clone.use() as process, closing(psycopg2.connect(**parameters_of(process))) as connection:
+        cursor = connection.cursor()
+        cursor.execute("SELECT id, user_id, title FROM tasks")
+        assert cursor.fetchall() == [(task["id"], "ada", "x")]
 
 
 def test_it_listens_on_the_loopback_address_only(clone, user):

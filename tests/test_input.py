@@ -211,7 +211,7 @@ def chunks_of(sizes):
         yield body[:size]
         body = body[size:]
         if body:
-            time.sleep(0.02)
+            time.sleep(0.005)
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES_WITH_A_BODY)

@@ -7,14 +7,16 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime, tzinfo
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import ModuleType
+from typing import Self
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from tests.harness import SECRET, Postgres, Service, service, token
+from tests.harness import SECRET, Service, token
 from tests.test_isolation import ROUTES
 
 KEYS = {
@@ -28,6 +30,7 @@ ALL_KIDS = set(KEYS)
 FRESH = 300  # seconds for which the keys that were read count as all there are
 OLD = 600  # seconds after which they are read again before a token is accepted
 RETRY = 10  # seconds between two attempts to read them
+LEEWAY = 30  # seconds by which clocks may differ
 
 
 def published(kid: str, algorithm: str, key: object) -> dict[str, object]:
@@ -101,8 +104,8 @@ ODD_HEADERS = {
 class KeyServer(ThreadingHTTPServer):
     """Stands where the frontend publishes its keys; `body` is what it answers instead of them."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Answer)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.keys = [published(algorithm, algorithm, key) for algorithm, key in KEYS.items()]
         self.status = 200
@@ -112,7 +115,7 @@ class KeyServer(ThreadingHTTPServer):
         self.free.set()
         self.is_trickling = False  # one byte of a header at a time, without end
         self.is_stopping = threading.Event()
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.002,), daemon=True).start()
 
     def withdraw(self, kid: str) -> None:
         self.keys = [key for key in self.keys if key["kid"] != kid]
@@ -189,9 +192,9 @@ def clock(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture(scope="module")
-def shared_keys() -> Iterator[KeyServer]:
+def shared_keys(keys_port: int) -> Iterator[KeyServer]:
     """A key server with odd keys beside the good ones."""
-    server = KeyServer()
+    server = KeyServer(keys_port)
     for name, odd_key in ODD_KEYS.items():
         if isinstance(odd_key, dict) and odd_key.get("kid") == "odd":
             server.keys.append(odd_key | {"kid": name})
@@ -202,10 +205,9 @@ def shared_keys() -> Iterator[KeyServer]:
 
 
 @pytest.fixture(scope="module")
-def api(database: Postgres, shared_keys: KeyServer) -> Iterator[Service]:
-    url = database.create_database()
-    with service(NEON_DATABASE_URL=url, BETTER_AUTH_URL=shared_keys.url) as running:
-        yield running
+def api(starting_trusting: Service, shared_keys: KeyServer) -> Service:
+    assert shared_keys.url  # It serves before the service asks it.
+    return starting_trusting.wait_until_up()
 
 
 def status(api: Service, text: str) -> int:
@@ -464,7 +466,7 @@ def test_no_token_is_remembered_by_keys_that_are_replaced_while_it_is_verified(
     def decode_slowly(*arguments: object, **options: object) -> object:
         claims = decode(*arguments, **options)
         keys.free.set()
-        time.sleep(0.2)  # the keys are read meanwhile
+        time.sleep(0.1)  # the keys are read meanwhile
         return claims
 
     async def scenario() -> None:
@@ -518,6 +520,27 @@ def test_the_memory_of_tokens_is_bounded(module, monkeypatch):
     asyncio.run(scenario())
 
 
+def test_a_remembered_token_still_expires(module, clock, monkeypatch):
+    class MovedDatetime(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromtimestamp(clock.time(), tz)
+
+    monkeypatch.setattr("jwt.api_jwt.datetime", MovedDatetime)
+
+    async def scenario() -> None:
+        text = token(seconds=60)
+        assert (await module.verify(text)).id == "ada"
+        clock.moved += 60 + LEEWAY - 2
+        assert (await module.verify(text)).id == "ada"
+        assert text in module.remembered
+        clock.moved += 3
+        with pytest.raises(jwt.ExpiredSignatureError):
+            await module.verify(text)
+
+    asyncio.run(scenario())
+
+
 def test_a_token_that_is_refused_is_not_remembered(keys, module):
     async def scenario() -> None:
         for refused in (genuine(keys, seconds=-60), genuine(keys, kid="forged"), token(sub="")):
@@ -532,7 +555,7 @@ def test_a_token_that_is_refused_is_not_remembered(keys, module):
 def test_an_endpoint_that_hangs_holds_up_only_those_whose_key_is_unknown(
     keys, module, clock, monkeypatch, is_trickling
 ):
-    monkeypatch.setattr(module, "KEYS_TIMEOUT", 0.3)
+    monkeypatch.setattr(module, "KEYS_TIMEOUT", 0.1)
     reader = module.PublishedKeys(module.KEYS_URL)
 
     async def seconds_until_unavailable(kid: str) -> float:
@@ -547,15 +570,15 @@ def test_an_endpoint_that_hangs_holds_up_only_those_whose_key_is_unknown(
         if not is_trickling:
             keys.free.clear()
         clock.moved += FRESH + 1
-        for _ in range(3):
+        for _ in range(2):
             clock.moved += RETRY
             waiting = asyncio.create_task(seconds_until_unavailable("new"))
             await asyncio.sleep(0)
             for _ in range(100):
                 assert (await reader.get("EdDSA")).key_id == "EdDSA"
             assert not waiting.done()
-            assert 0.2 < await waiting < 1
-        assert len(keys.fetches) == 4  # each attempt has ended before the next
+            assert 0.05 < await waiting < 1
+        assert len(keys.fetches) == 3  # each attempt has ended before the next
 
     async def bounded_scenario() -> None:
         try:
@@ -570,14 +593,14 @@ def test_an_endpoint_that_hangs_holds_up_only_those_whose_key_is_unknown(
 def test_a_hanging_endpoint_holds_up_known_keys_once_after_a_quiet_night(
     keys, module, clock, monkeypatch
 ):
-    monkeypatch.setattr(module, "KEYS_TIMEOUT", 0.3)
+    monkeypatch.setattr(module, "KEYS_TIMEOUT", 0.1)
     reader = module.PublishedKeys(module.KEYS_URL)
 
     async def scenario() -> None:
         await reader.get("EdDSA")
         keys.free.clear()
         clock.moved += 8 * 3600
-        for least, most in ((0.2, 1), (0, 0.2), (0, 0.2)):
+        for least, most in ((0.05, 1), (0, 0.1), (0, 0.1)):
             began = time.monotonic()
             assert (await reader.get("EdDSA")).key_id == "EdDSA"
             assert least < time.monotonic() - began < most

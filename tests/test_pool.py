@@ -4,8 +4,10 @@ import asyncio
 import gc
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import psycopg2
@@ -74,15 +76,30 @@ def proxy(database: Postgres) -> Iterator[Proxy]:
 
 @pytest.fixture
 def pool(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """The pool in this process; yields its parameters for libpq, which a test may change."""
+    """The pool in this process; yields its parameters for libpq, which a test may change.
+
+    Its times are those of the service, so that a busy machine makes no test fail.
+    """
     pool = db.Pool(db.POOL_SIZE)
     pool.parameters.update(extensions.parse_dsn(url))
     monkeypatch.setattr(db, "pool", pool)
-    monkeypatch.setattr(db, "DEADLINE", 1.0)
     extensions.set_wait_callback(db.wait_on_event_loop)
     yield pool.parameters
     pool.close_idle()
     extensions.set_wait_callback(None)
+
+
+SOON = 0.15  # seconds
+
+
+@contextmanager
+def deadline_soon() -> Iterator[None]:
+    """Let the requests that begin meanwhile be given up after SOON."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(db, "DEADLINE", SOON)
+        patch.setattr(db, "STATEMENT_MARGIN", 0)
+        patch.setattr(db, "TIMEOUT_STEP", 50)
+        yield
 
 
 async def ask(statement: str, user_id: str = "ada", **values: object) -> list[db.Row]:
@@ -124,9 +141,11 @@ def test_a_statement_that_has_no_time_left_is_not_sent(left):
 
 
 @pytest.mark.usefixtures("pool")
-def test_postgresql_ends_a_statement_before_the_deadline_does():
+def test_postgresql_ends_a_statement_before_the_deadline_does(monkeypatch):
     async def scenario() -> None:
         before = (await ask(WHO))[0]["backend"]
+        monkeypatch.setattr(db, "STATEMENT_MARGIN", db.DEADLINE - SOON)
+        monkeypatch.setattr(db, "TIMEOUT_STEP", 50)
         with pytest.raises(UnavailableError):
             await ask(PAUSE)
         assert (await ask(WHO))[0]["backend"] == before  # the connection was kept
@@ -237,7 +256,8 @@ def test_what_was_given_up_is_freed_at_once(pool, proxy, is_connected):
             assert len(db.pool.idle) == 8
         proxy.silent = True
         waiting = [is_unavailable(user_id=f"user {number}") for number in range(8)]
-        assert all(await asyncio.gather(*waiting))
+        with deadline_soon():
+            assert all(await asyncio.gather(*waiting))
         assert len(connections()) == before
         assert sockets(proxy.port) == []
 
@@ -251,7 +271,8 @@ def test_an_idle_connection_that_fell_silent_takes_the_others_along(pool, proxy)
     async def scenario() -> None:
         await asyncio.gather(*(ask(WHO, f"user {number}") for number in range(4)))
         proxy.silent = True
-        assert await is_unavailable()
+        with deadline_soon():
+            assert await is_unavailable()
         assert db.pool.idle == []
 
     asyncio.run(scenario())
@@ -286,7 +307,7 @@ def test_a_silent_first_address_costs_one_round_at_most(
     pool, silent_listener, monkeypatch, database, is_full
 ):
     pool.update(host="two.example")
-    monkeypatch.setattr(db, "SILENCE", 0.5)
+    monkeypatch.setattr(db, "SILENCE", SOON / 2)
     answer_look_ups(monkeypatch, "127.0.0.2", "127.0.0.1")
     if is_full:
         silent_listener.listen(0)
@@ -297,12 +318,13 @@ def test_a_silent_first_address_costs_one_round_at_most(
 
     async def scenario() -> None:
         first = [is_unavailable(user_id=f"user {number}") for number in range(30)]
-        assert all(await asyncio.gather(*first))
+        with deadline_soon():
+            assert all(await asyncio.gather(*first))
         began = time.monotonic()
         for _ in range(3):
             second = [is_unavailable(user_id=f"user {number}") for number in range(30)]
             assert not any(await asyncio.gather(*second))
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 4
         db.pool.close_idle()
         assert not await is_unavailable()
 
@@ -335,8 +357,12 @@ def test_a_look_up_that_fails_is_unavailable(pool, monkeypatch, caplog):
 
 
 def test_a_slow_look_up_holds_up_nobody_else(pool, monkeypatch):
+    looking_up = threading.Event()
+    answered = threading.Event()
+
     def be_slow(*_: object, **__: object) -> None:
-        time.sleep(1.5)
+        looking_up.set()
+        answered.wait(10)
         raise socket.gaierror
 
     async def scenario() -> None:
@@ -346,29 +372,31 @@ def test_a_slow_look_up_holds_up_nobody_else(pool, monkeypatch):
         monkeypatch.setattr(socket, "getaddrinfo", be_slow)
         connection = db.pool.idle.pop()
         began = time.monotonic()
-        waiting = asyncio.create_task(is_unavailable(user_id="eve"))
-        await asyncio.sleep(0.1)
+        with deadline_soon():
+            waiting = asyncio.create_task(is_unavailable(user_id="eve"))
+            await asyncio.to_thread(looking_up.wait, 10)
         db.pool.idle.append(connection)
         for _ in range(50):
             await ask(WHO)
-        assert time.monotonic() - began < 0.5
         assert await waiting
-        assert 0.9 < time.monotonic() - began < 1.4
+        assert SOON <= time.monotonic() - began < 5
+        answered.set()
 
     asyncio.run(scenario())
 
 
-def test_keys_and_database_share_one_deadline(pool, proxy):
+def test_keys_and_database_share_one_deadline(pool, proxy, monkeypatch):
     pool.update(port=str(proxy.port))
+    monkeypatch.setattr(db, "DEADLINE", 0.5)
     proxy.silent = True
 
     async def scenario() -> None:
         began = time.monotonic()
         db.start_deadline()
-        await asyncio.sleep(0.6)  # for which the keys were waited for
+        await asyncio.sleep(0.4)  # for which the keys were waited for
         with pytest.raises(UnavailableError):
             await db.fetch(WHO, user_id="ada")
-        assert time.monotonic() - began < 1.2
+        assert time.monotonic() - began < 0.8
 
     asyncio.run(scenario())
 
@@ -377,11 +405,14 @@ def test_keys_and_database_share_one_deadline(pool, proxy):
 def test_one_user_leaves_three_quarters_of_the_places_to_the_others():
     async def scenario() -> None:
         greedy = [asyncio.create_task(is_unavailable(PAUSE)) for _ in range(60)]
-        await asyncio.sleep(0.2)
-        began = time.monotonic()
+        await asyncio.sleep(0.1)
         for number in range(20):
             await ask(WHO, f"user {number}")
-        assert time.monotonic() - began < 0.4
-        assert all(await asyncio.gather(*greedy))
+        with deadline_soon():
+            assert await is_unavailable()  # to the greedy one, for want of a place
+        assert not any(task.done() for task in greedy)
+        for task in greedy:
+            task.cancel()
+        await asyncio.wait(greedy)
 
     asyncio.run(scenario())

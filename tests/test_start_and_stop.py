@@ -9,7 +9,8 @@ import time
 import jwt
 import pytest
 
-from tests.harness import ROOT, SECRET, Proxy, service
+from tests.harness import ROOT, SECRET
+from tests.test_database import sessions, wait_until
 
 
 @pytest.mark.parametrize(("options", "seconds"), [([], 3600), (["--seconds", "60"], 60)])
@@ -26,27 +27,28 @@ def test_the_printed_token_is_valid_for_as_long_as_asked(
     assert abs(expires - time.time() - seconds) < 15
 
 
-def test_sigterm_finishes_what_is_in_flight_and_closes_every_connection(database, user):
-    url = database.create_database()
+def test_sigterm_finishes_what_is_in_flight_and_closes_every_connection(
+    starting_to_be_stopped, slow_proxy, database, user
+):
+    api = starting_to_be_stopped.wait_until_up()
     answers = []
 
-    def create(api):
+    def create():
         answers.append(api.request("POST", "", user, json={"title": "x"}))
 
-    with Proxy(database.port) as proxy, service(NEON_DATABASE_URL=proxy.address(url)) as api:
-        api.request("GET", "", user)  # which connects
-        request = threading.Thread(target=create, args=(api,))
-        before = proxy.round_trips
-        proxy.delay = 0.5
-        request.start()
-        while proxy.round_trips == before:
-            assert request.is_alive()
-            time.sleep(0.001)
-        api.process.send_signal(signal.SIGTERM)
-        request.join()
-        api.process.wait(10)
+    api.request("GET", "", user)  # which connects
+    request = threading.Thread(target=create)
+    before = slow_proxy.round_trips
+    slow_proxy.delay = 0.2
+    request.start()
+    while slow_proxy.round_trips == before:
+        assert request.is_alive()
+        time.sleep(0.001)
+    api.process.send_signal(signal.SIGTERM)
+    request.join()
+    api.process.wait(10)
     assert [answer.status_code for answer in answers] == [201]
     count = "SELECT count(*) FROM tasks WHERE user_id = %s"
+    url = database.database(api.database.rpartition("/")[2])
     assert database.execute(count, user, url=url) == [(1,)]
-    open_ones = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
-    assert database.execute(open_ones, url.rpartition("/")[2]) == [(0,)]
+    wait_until(lambda: sessions(database, url) == (0, 0))

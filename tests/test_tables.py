@@ -5,61 +5,22 @@ import re
 import pytest
 
 from backend.routes import tasks
-from tests.harness import FRONTEND, service
-from tests.tables import (
-    BY_THE_BOOK,
-    headers,
-    make_database,
-    refusal,
-    start_once,
-    use_all_six_routes,
-)
+from tests.harness import FRONTEND
+from tests.tables import MENDED_BY, headers, refusal_by, use_all_six_routes
 
 WORD = "hunter2"  # stands in every title and e-mail, and in no log
 
-FOUR_FAULTS = """
-    ALTER TABLE tasks
-        ALTER created_at TYPE timestamp USING created_at AT TIME ZONE 'UTC',
-        ALTER updated_at TYPE timestamp USING updated_at AT TIME ZONE 'UTC',
-        ALTER title TYPE varchar(100),
-        ADD priority integer NOT NULL DEFAULT 1;
-    ALTER TABLE tasks ALTER priority DROP DEFAULT;
-"""
-MENDED_BY = (
-    "ALTER TABLE tasks ALTER title TYPE VARCHAR(200), "
-    "ALTER created_at TYPE TIMESTAMP WITH TIME ZONE USING created_at AT TIME ZONE 'UTC', "
-    "ALTER updated_at TYPE TIMESTAMP WITH TIME ZONE USING updated_at AT TIME ZONE 'UTC', "
-    "ALTER priority DROP NOT NULL;"
-)
-
 
 @pytest.fixture(scope="module")
-def faulty(database):
-    """Return a database with four faults, and the line with which the service refuses it."""
-    url = make_database(database, BY_THE_BOOK, FOUR_FAULTS)
-    return url, refusal(url)
+def by_the_book(starting_mended):
+    """The service on tables by the book, after the statement in that line has mended them."""
+    return starting_mended.wait_until_up()
 
 
-@pytest.fixture(scope="module")
-def by_the_book(database, faulty):
-    """The service on that database, after the statement in the line has mended it."""
-    url, line = faulty
-    database.execute(line.partition("This mends it: ")[2], url=url)
-    with service(NEON_DATABASE_URL=url) as api:
-        yield api
-
-
-def test_the_first_start_and_the_next_leave_no_rows_behind(api, database):
-    assert start_once(api.database).returncode == 0
-    owners = "SELECT count(*) FROM {} WHERE {} = repeat(chr(10), 255)"
-    for columns in (("users", "id"), ("tasks", "user_id")):
-        rows = database.execute(owners.format(*columns), url=api.database)
-        assert rows == [(0,)]
-
-
-def test_what_does_not_fit_is_one_line_with_the_statement_that_mends_it(faulty):
-    _, line = faulty
-    assert line == (
+def test_what_does_not_fit_is_one_line_with_the_statement_that_mends_it(
+    starting_check_of_faults,
+):
+    assert refusal_by(starting_check_of_faults) == (
         "The table tasks: title must be VARCHAR(200), "
         "created_at must be TIMESTAMP WITH TIME ZONE, "
         "updated_at must be TIMESTAMP WITH TIME ZONE, "
