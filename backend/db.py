@@ -8,7 +8,6 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Iterator
 from contextvars import ContextVar
 from socket import SOCK_STREAM
 from typing import Any
@@ -17,7 +16,7 @@ from weakref import WeakValueDictionary
 import anyio
 import psycopg2
 from psycopg2 import errors, extensions
-from sqlalchemy import ClauseElement, Connection, Table, create_engine, exc, func, inspect, select
+from sqlalchemy import ClauseElement, Connection, create_engine, exc, func, inspect, select
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import await_, greenlet_spawn  # SQLAlchemy 2.1's own bridge to asyncio
 from sqlmodel import SQLModel
@@ -31,31 +30,15 @@ from backend import (
     UnavailableError,
     read_number,
 )
+from backend.models import check_columns
 
 PUBLISHED = "public-development-secret"  # in the text of the secret that .env sets
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
 POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
 TIMEOUT_STEP = 500  # milliseconds; pg_stat_statements keeps an entry for each other timeout.
-SILENCE = 1  # seconds without an answer, after which another address of the host is tried first
-LEFT_TO_DEFAULT = "users.created_at"  # The one column that CREATE does not set, and nothing reads.
-# For each type of our columns, the types of PostgreSQL that will do.
-FITTING_TYPES = {
-    "BIGINT": ("int8", "int4"),
-    "BOOLEAN": ("bool",),
-    "TIMESTAMP WITH TIME ZONE": ("timestamptz",),
-    "VARCHAR": ("varchar", "text", "citext"),
-}
-COLUMNS = """
-    SELECT
-        quote_ident(column_name) AS name,
-        udt_name,
-        character_maximum_length AS length,
-        is_nullable = 'NO' AS is_not_null,
-        column_default IS NULL AND is_identity = 'NO' AND is_generated = 'NEVER' AS has_no_default
-    FROM information_schema.columns
-    WHERE table_schema = ANY (current_schemas(false)) AND table_name = %(table)s
-    ORDER BY ordinal_position
-"""
+# Seconds. If a connect was given up after longer than this, the next one tries the host's other
+# addresses first.
+SILENCE = 1
 
 Row = dict[str, Any]
 
@@ -112,9 +95,10 @@ def open_database(statements: list[str], trial: dict[str, Any]) -> None:
     prepare_tables(statements, trial)
     extensions.set_wait_callback(wait_on_event_loop)  # From here on, for every connection.
     if hasattr(os, "register_at_fork"):
-        # After a fork, as by gunicorn --preload, parent and child share the sockets of idle
-        # connections, and each would read the other's answers. The child only forgets them:
-        # psycopg2 closes a connection in no other process than its own.
+        # A process that forks after its first request, as a server may, shares the sockets of its
+        # idle connections with its child, and each would read the other's answers. The child only
+        # forgets them. That does not end them for its parent: psycopg2 closes a connection in no
+        # other process than its own.
         os.register_at_fork(after_in_child=pool.idle.clear)
 
 
@@ -155,56 +139,6 @@ def prepare_tables(statements: list[str], trial: dict[str, Any]) -> None:
     except exc.DBAPIError as error:
         reason = str(error.orig).splitlines()[0]
         raise SystemExit(f"The database cannot be used: {reason}") from None
-
-
-def check_columns(connection: Connection, table: Table) -> None:
-    """Raise SystemExit if a table that somebody else made has columns that do not fit.
-
-    Its one line has the ALTER TABLE that mends the table, if there is one.
-    """
-    found = connection.exec_driver_sql(COLUMNS, {"table": table.name}).all()
-    if not found:
-        return  # A role without rights on the table sees no column. The trial tells it.
-    misfits: dict[str, str] = {}  # What is wrong, and the action that mends it, or "".
-    for row in found:
-        misfits.update(find_misfits(table, row))
-    present = [row.name for row in found]
-    for column in table.columns:
-        if column.name not in present and str(column) != LEFT_TO_DEFAULT:
-            misfits[f"{column.name} is missing"] = ""
-    if misfits:
-        line = f"The table {table.name}: {', '.join(misfits)}."
-        if all(misfits.values()):
-            line += f" This mends it: ALTER TABLE {table.name} {', '.join(misfits.values())};"
-        raise SystemExit(line)
-
-
-def find_misfits(table: Table, found: Any) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with a column, and the action that mends it, or "" if none does."""
-    name = found.name
-    column: Any = table.columns.get(name)
-    is_required = found.is_not_null and found.has_no_default
-    is_of_tasks = table.name == "tasks"  # In `users`, a sign-up with Better Auth fills columns.
-    not_required = (f"{name} must not be required", f"ALTER {name} DROP NOT NULL")
-    if column is None:
-        if is_of_tasks and is_required:
-            yield not_required
-        return
-    if str(column) == LEFT_TO_DEFAULT:
-        if is_required:
-            yield f"{name} must have a default", f"ALTER {name} SET DEFAULT now()"
-        return
-    if is_of_tasks and column.nullable and found.is_not_null:
-        yield not_required
-    wanted = column.type.compile(engine.dialect)
-    kind = wanted.partition("(")[0]  # VARCHAR of VARCHAR(200)
-    if found.udt_name not in FITTING_TYPES[kind]:
-        action = ""
-        if kind == "TIMESTAMP WITH TIME ZONE" and found.udt_name == "timestamp":
-            action = f"ALTER {name} TYPE {wanted} USING {name} AT TIME ZONE 'UTC'"
-        yield f"{name} must be {wanted}", action
-    elif found.length and found.length < (column.type.length or 0):
-        yield f"{name} must be {wanted}", f"ALTER {name} TYPE {wanted}"
 
 
 def try_statement(connection: Connection, statement: str, trial: dict[str, Any]) -> None:
@@ -296,9 +230,9 @@ class Pool:
                 names = [column.name for column in cursor.description]
                 return [dict(zip(names, row, strict=True)) for row in cursor]
         except asyncio.CancelledError:
-            # The deadline of `fetch` is over, which wait_on_event_loop raises. psycopg2 closes a
-            # connection whose wait callback raises. PostgreSQL should have ended the statement
-            # before, so the network is silent, and the idle connections are useless, too.
+            # At the deadline, `fetch` cancels this: wait_on_event_loop raises, and psycopg2 closes
+            # the connection. PostgreSQL should have ended the statement before. So the network is
+            # silent, and the idle connections are useless, too.
             self.close_idle()
             raise
         finally:
@@ -320,12 +254,11 @@ class Pool:
             self.idle.pop().close()
 
     def look_up(self) -> dict[str, str]:
-        """Return the addresses of the host: libpq's own look-up would block the event loop.
+        """Return the addresses of the host as libpq's parameters, the one last silent at the end.
 
-        libpq tries them in order, and wants the host's name for each. While psycopg2 waits on the
-        event loop, libpq ignores connect_timeout, and waits for ever for one that is silent. So
-        the one that was silent last stands at the end. A socket, or a list of hosts, is left to
-        libpq.
+        libpq's own look-up would block the event loop. It tries the addresses in order, but for a
+        silent one it waits for ever: without blocking, it ignores connect_timeout. A socket, or a
+        list of hosts, is left to libpq.
         """
         host = self.parameters.get("host", "")
         if "hostaddr" in self.parameters or not re.fullmatch("[^/,]+", host):
@@ -333,6 +266,7 @@ class Pool:
         found = await_(anyio.getaddrinfo(host, None, type=SOCK_STREAM))
         addresses = [str(address[0]) for *_, address in found]
         addresses.sort(key=lambda address: self.silent_at.get(address, 0.0))
+        # libpq wants a name for each address.
         return {"host": ",".join([host] * len(addresses)), "hostaddr": ",".join(addresses)}
 
     def connect(self) -> extensions.connection:
@@ -342,7 +276,8 @@ class Pool:
         began = loop.time()
         try:
             connection = psycopg2.connect(**(self.parameters | addresses))
-        except asyncio.CancelledError:  # at the deadline, with libpq still at the first address
+        except asyncio.CancelledError:
+            # At the deadline, libpq still waited for the first address.
             if loop.time() - began > SILENCE:
                 first = addresses.get("hostaddr", "").partition(",")[0]
                 self.silent_at[first] = loop.time()

@@ -34,7 +34,7 @@ gives (`authClient.token()`), or one that is signed HS256 with `BETTER_AUTH_SECR
 machine `python -m backend.auth.jwt ada` prints one for the user `ada`.
 
 **Errors** are `{"detail": "<one sentence>"}`. Of several that apply, you get the first of 401 (no
-genuine token), 403 (another user's path), 400 (not valid) and 404 (no such task of this user).
+genuine token), 403 (another user's path), 400 (not valid), 404 (no such task of this user) and 409.
 """
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ ORIGINS = read_origins()
 def start() -> None:
     """Get the database ready, and log what is in use; raise SystemExit with one line.
 
-    It tries the STATEMENTS with the values of TRIAL, and undoes what they did.
+    It tries the STATEMENTS of routes/tasks.py with the values of TRIAL, and undoes what they did.
 
     This happens when the module is imported, before uvicorn listens, and not in `lifespan`, whose
     failure would be a traceback. So `python -m backend.main` checks everything, and ends.
@@ -79,9 +79,10 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 class BodyLimitMiddleware:
     """Refuse a body over `max_size` bytes with 413 while it arrives.
 
-    The HTTPException is raised where FastAPI reads the body, and answered as any other. A body that
-    no route reads is ignored. FastAPI's own `max_body_size`, new in 0.165, would carry out a DELETE
-    with a large body and then answer 413, in plain text and without CORS headers.
+    FastAPI reads the body within its route, and passes the HTTPException on, so that it is answered
+    as any other. A body that no route reads is ignored. FastAPI's own `max_body_size`, new in
+    0.165, would carry out a DELETE with a large body and then answer 413, in plain text and without
+    CORS headers.
     """
 
     def __init__(self, app: ASGIApp, max_size: int) -> None:
@@ -143,8 +144,8 @@ async def refuse_input(request: Request, error: Exception) -> JSONResponse:
     """Answer 400 and name the field, but 401 or 403 first.
 
     FastAPI refuses a body that is not JSON before it runs get_current_user, so that is run here.
-    What it raises goes on to Starlette's ExceptionMiddleware, which answers it. Only the routes of
-    the tasks have input, and all of them have user_id in their path.
+    Starlette calls this handler within the route, so that ExceptionMiddleware, outside of it,
+    answers what it raises. Only the routes of the tasks have input, and all have a user_id.
     """
     await get_current_user(request.path_params["user_id"], await bearer(request))
     field = "body"

@@ -1,10 +1,10 @@
-"""The two tables, and what requests and answers hold."""
+"""The two tables, what requests and answers hold, and whether tables that exist fit."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import MISSING, AfterValidator, StrictBool, StringConstraints
-from sqlalchemy import BigInteger, DateTime, Index, false, func
+from sqlalchemy import BigInteger, Connection, DateTime, Index, Table, false, func
 from sqlmodel import Field, SQLModel
 
 MAX_TASK_ID = 2**53 - 1  # what JavaScript counts exactly
@@ -75,8 +75,9 @@ def none_if_empty(text: str) -> str | None:
     return text or None
 
 
-# The pattern of a title refuses NUL, and tells clients that blanks alone are not enough. Unicode's
-# white space is spelled out, for JavaScript's \s is another set.
+# The pattern of a title refuses NUL. Blanks alone are refused by strip_whitespace and min_length
+# already, but clients read that in the pattern: it spells out Unicode's white space, because
+# JavaScript's \s is another set.
 BLANK = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 NOT_BLANK = rf"^[^\x00]*[^{BLANK}\x00][^\x00]*$"
 
@@ -155,3 +156,85 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         content = {"application/json": {"example": {"detail": example}}}
         documented[status] = {"model": Problem, "description": description, "content": content}
     return documented
+
+
+# The one column that CREATE does not set, and that nothing reads.
+LEFT_TO_DEFAULT = "users.created_at"
+# For each type of our columns, the types of PostgreSQL that will do.
+FITTING_TYPES = {
+    "BIGINT": ("int8", "int4"),
+    "BOOLEAN": ("bool",),
+    "TIMESTAMP WITH TIME ZONE": ("timestamptz",),
+    "VARCHAR": ("varchar", "text", "citext"),
+}
+COLUMNS = """
+    SELECT
+        quote_ident(column_name) AS name,
+        udt_name,
+        character_maximum_length AS length,
+        is_nullable = 'NO' AS is_not_null,
+        column_default IS NULL AND is_identity = 'NO' AND is_generated = 'NEVER' AS has_no_default
+    FROM information_schema.columns
+    WHERE table_schema = ANY (current_schemas(false)) AND table_name = %(table)s
+    ORDER BY ordinal_position
+"""
+
+
+def check_columns(connection: Connection, table: Table) -> None:
+    """Raise SystemExit if a table that somebody else made has columns that do not fit.
+
+    Its one line has the ALTER TABLE that mends the table, if there is one.
+    """
+    present = connection.exec_driver_sql(COLUMNS, {"table": table.name}).all()
+    if not present:
+        return  # A role without rights on the table sees no column. The trial tells it.
+    misfits: dict[str, str] = {}  # What is wrong, and the action that mends it, or "".
+    for found in present:
+        column = table.columns.get(found.name)
+        if column is None or str(column) == LEFT_TO_DEFAULT:
+            misfits |= find_misfits_of_unset_column(table, found)
+        else:
+            wanted = column.type.compile(connection.dialect)
+            misfits |= find_misfits(column, wanted, found)
+    names = [found.name for found in present]
+    for column in table.columns:
+        if column.name not in names and str(column) != LEFT_TO_DEFAULT:
+            misfits[f"{column.name} is missing"] = ""
+    if misfits:
+        line = f"The table {table.name}: {', '.join(misfits)}."
+        if all(misfits.values()):
+            line += f" This mends it: ALTER TABLE {table.name} {', '.join(misfits.values())};"
+        raise SystemExit(line)
+
+
+def find_misfits_of_unset_column(table: Table, found: Any) -> dict[str, str]:
+    """Return what is wrong with a column that CREATE does not set: whether it has to be set."""
+    name = found.name
+    is_required = found.is_not_null and found.has_no_default
+    if is_required and f"{table.name}.{name}" == LEFT_TO_DEFAULT:
+        return {f"{name} must have a default": f"ALTER {name} SET DEFAULT now()"}
+    # In `users`, a sign-up with Better Auth sets further columns.
+    if is_required and table.name == "tasks":
+        return {f"{name} must not be required": f"ALTER {name} DROP NOT NULL"}
+    return {}
+
+
+def find_misfits(column: Any, wanted: str, found: Any) -> dict[str, str]:
+    """Return what is wrong with a column that is to have the type `wanted`.
+
+    It may have another type, be too short, or not take NULL. The last is no fault in `users`, where
+    a sign-up with Better Auth sets the columns.
+    """
+    name = found.name
+    kind = wanted.partition("(")[0]  # VARCHAR of VARCHAR(200)
+    misfits = {}
+    if column.nullable and found.is_not_null and column.table.name == "tasks":
+        misfits[f"{name} must not be required"] = f"ALTER {name} DROP NOT NULL"
+    if found.udt_name not in FITTING_TYPES[kind]:
+        action = ""
+        if kind == "TIMESTAMP WITH TIME ZONE" and found.udt_name == "timestamp":
+            action = f"ALTER {name} TYPE {wanted} USING {name} AT TIME ZONE 'UTC'"
+        misfits[f"{name} must be {wanted}"] = action
+    elif found.length and found.length < (column.type.length or 0):
+        misfits[f"{name} must be {wanted}"] = f"ALTER {name} TYPE {wanted}"
+    return misfits

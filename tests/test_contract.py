@@ -52,12 +52,13 @@ def test_an_absent_description_is_null(api, user, sent):
 
 
 def test_tasks_are_listed_newest_first_whatever_has_changed_since(api, user):
-    d, b, e, a, _ = create(api, user, *"dbeac")
-    api.request("PUT", f"/{d['id']}", user, json={"title": "z"})
-    api.request("PATCH", f"/{e['id']}/complete", user)
-    api.request("DELETE", f"/{a['id']}", user)
-    api.request("PUT", f"/{b['id']}", user, json={"description": "x" * 1000})
-    assert titles_of(api.request("GET", "", user)) == ["c", "e", "b", "z"]
+    titles = ("renamed", "described", "completed", "deleted", "newest")
+    renamed, described, completed, deleted, _ = create(api, user, *titles)
+    api.request("PUT", f"/{renamed['id']}", user, json={"title": "z"})
+    api.request("PATCH", f"/{completed['id']}/complete", user)
+    api.request("DELETE", f"/{deleted['id']}", user)
+    api.request("PUT", f"/{described['id']}", user, json={"description": "x" * 1000})
+    assert titles_of(api.request("GET", "", user)) == ["newest", "completed", "described", "z"]
 
 
 @pytest.mark.parametrize("parameters", ["?sort=title", "?sort=title&status=all"])

@@ -16,7 +16,7 @@ STATUS = {"detail": "status must be all, pending or completed."}
 SORT = {"detail": "sort must be created or title."}
 BODY = {"detail": "body must be a JSON object, sent as application/json."}
 
-FAMILY = "\U0001f468‍\U0001f469‍\U0001f467"  # one picture, five code points
+FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"  # one picture, five code points
 TITLES = [
     "x",
     "x" * 200,
@@ -25,7 +25,7 @@ TITLES = [
     FAMILY * 40,
     f" {'x' * 200}\n",
     "a\nb\tc",
-    "‮",
+    "\u202e",
     "'; --",
     "%s",
 ]

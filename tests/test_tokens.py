@@ -46,7 +46,7 @@ NOT_THREE_PARTS = {
     "five parts": f"{token()}.x.y",
     "one part, over 8 KiB": "x" * 9000,
 }
-REFUSED = {
+INVALID = {
     "empty parts": "..",
     "unsigned": f"{part({'alg': 'none', 'typ': 'JWT'})}.{PAYLOAD}.",
     "signature left out": f"{HEADER}.{PAYLOAD}.",
@@ -86,13 +86,13 @@ REFUSED = {
     "deeply nested": f"{part({'alg': 'HS256'})}.{encoded(b'[' * 6000)}.x",
     "not ASCII": "\xe9.\xe9.\xe9",
 }
-# Each with what the client is told.
+REFUSED = INVALID | NOT_THREE_PARTS | NO_LONGER
+# For each of them, what the client is told.
 DETAILS = (
-    dict.fromkeys(REFUSED, NOT_GENUINE)
+    dict.fromkeys(INVALID, NOT_GENUINE)
     | dict.fromkeys(NOT_THREE_PARTS, NO_JWT)
     | dict.fromkeys(NO_LONGER, EXPIRED)
 )
-REFUSED |= NOT_THREE_PARTS | NO_LONGER
 
 
 def test_a_refusal_is_told_in_a_sentence():

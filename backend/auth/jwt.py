@@ -19,9 +19,9 @@ MAX_TOKEN_LENGTH = 8192  # PyJWT looks at every byte, genuine or not.
 MAX_REMEMBERED_TOKENS = 2048
 # Seconds.
 LEEWAY = 30  # Clocks may differ by so much.
-KEYS_FRESH = 300  # So long after they were read, the published keys are good without another look.
-KEYS_RETRY = 10  # At least so long passes between two attempts to read them.
-KEYS_UNTRIED = 600  # After so long without an attempt, even a known key waits for the next one.
+KEYS_FRESH = 300  # The published keys are good for so long before they are read again.
+KEYS_RETRY = 10  # Between two attempts to read them, so much time passes at least.
+KEYS_UNTRIED = 600  # If no attempt was made for so long, all wait for the next one.
 
 Claims = dict[str, Any]
 KeySet = dict[str, Any]
@@ -76,10 +76,11 @@ class PublishedKeys:
     When they are read, and who waits for it:
 
     - A token names a known key, read less than KEYS_FRESH ago: nothing is read.
-    - It names a known key, read before that: the keys are read again, but nobody waits. Only if
-      no attempt was made for KEYS_UNTRIED, all wait, for the key may be withdrawn meanwhile.
+    - It names a known key, read before that: the keys are read again, but nobody waits for it.
+    - It names a known key, and no attempt was made for KEYS_UNTRIED: the keys are read again, and
+      all wait for it, because the key may have been withdrawn.
     - It names an unknown key: the keys are read again, and those who need it wait.
-    - Within KEYS_RETRY of an attempt, no other one is made, and nobody waits.
+    - Within KEYS_RETRY of the beginning of an attempt, no other one begins.
 
     If the reading fails, the old keys serve on, however old: an outage signs nobody out.
     """
@@ -91,7 +92,7 @@ class PublishedKeys:
         self.fresh_until = 0.0  # on the clock of time.monotonic()
         self.attempted_at = float("-inf")
         self.attempt: asyncio.Task[None] | None = None  # while the keys are being read
-        self.everybody_waits = False  # for that attempt, and not only those who need a new key
+        self.everybody_waits = False  # for that attempt, and not only those who need an unknown key
 
     async def get(self, kid: str | None) -> jwt.PyJWK:
         """Return the key with this id.
@@ -142,7 +143,6 @@ class PublishedKeys:
             self.fresh_until = time.monotonic() + KEYS_FRESH
         finally:
             self.attempt = None
-            self.everybody_waits = False
 
 
 def usable_keys(key_set: KeySet) -> dict[str, jwt.PyJWK]:

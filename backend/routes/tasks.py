@@ -33,10 +33,9 @@ logger = logging.getLogger(__name__)
 def as_json_array(tasks: str) -> str:
     """Return a statement with which PostgreSQL itself writes these tasks as one JSON text.
 
-    To make it of rows here would keep the event loop, on which everybody waits, busy ten times as
-    long. json_agg keeps the order of the rows. Times are written as pydantic writes those of a
-    single task: 12:00:00Z, and not 12:00:00.000000Z. They are in UTC because `fetch` sets the time
-    zone.
+    Making the JSON of rows here would block the event loop ten times as long. json_agg keeps the
+    order of the rows. Times are written as pydantic writes those of a single task: 12:00:00Z, and
+    not 12:00:00.000000Z. They are in UTC because `fetch` sets the time zone.
     """
     return f"""
         SELECT coalesce(json_agg(row_to_json(task)), '[]')::text AS tasks
@@ -79,7 +78,8 @@ READ = prepare(
 # - PostgreSQL runs `owner` although nothing reads it, and checks the task's foreign key after it.
 # - If the user has a row, no INSERT is attempted: the table may be Better Auth's, and require more.
 # - If another request makes the same row at this moment, ON CONFLICT leaves that one alone.
-# - If another user has the e-mail address, ON CONFLICT makes no row, and the foreign key fails.
+# - If another user has the e-mail address, ON CONFLICT makes no row. Then the foreign key fails,
+#   and `wants_sign_up` makes a 409 of it.
 CREATE = prepare(
     text("""
         WITH owner AS (
@@ -155,12 +155,12 @@ TRIAL = {
 COMPLETED_VALUES = {"all": [False, True], "pending": [False], "completed": [True]}
 NO_SUCH_TASK = "You have no such task."
 TOO_MANY_TASKS = f"You have {MAX_TASKS} tasks already, which is the most."
-NOT_SIGNED_UP = "The table users has no row for you, and wants more than your token says."
+NOT_SIGNED_UP = "The table users has no row for you, which this service cannot make: sign up first."
 
 
-def only_digits(text: str) -> str | None:
+def only_digits(given: str) -> str | None:
     """Return text of digits alone, else None: pydantic would take 1_0 and +1 for numbers, too."""
-    return text if text.isdecimal() else None
+    return given if given.isdecimal() else None
 
 
 TaskId = Annotated[
@@ -264,7 +264,7 @@ async def read_task(user: CurrentUser, task_id: TaskId) -> Response:
 )
 async def update_task(user: CurrentUser, task_id: TaskId, body: TaskUpdate) -> Response:
     """Only the fields that are sent change; null or empty text clears a description."""
-    changes = body.model_dump()  # without the fields that were not sent
+    changes = body.model_dump()  # leaves out what is MISSING: the fields that were not sent
     task = await fetch_task(
         UPDATE,
         user_id=user.id,
