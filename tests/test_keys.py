@@ -145,7 +145,7 @@ class Answer(BaseHTTPRequestHandler):
         self.send_response(200)
         self.flush_headers()
         try:
-            while not self.server.is_stopping.wait(0.1):
+            while not self.server.is_stopping.wait(0.02):
                 self.wfile.write(b"x")
         except OSError:
             pass  # the reader has gone
