@@ -123,7 +123,7 @@ def test_the_published_secret_is_the_one_that_git_has():
 
 
 @pytest.mark.parametrize(
-    ("real", "local", "database"),
+    ("real", "local", "expected"),
     [
         ({}, "", "file"),
         ({}, "DATABASE_URL=local", "local"),
@@ -137,7 +137,7 @@ def test_the_published_secret_is_the_one_that_git_has():
     ],
 )
 def test_the_environment_comes_before_files_and_neon_before_database(
-    tmp_path, monkeypatch, real, local, database
+    tmp_path, monkeypatch, real, local, expected
 ):
     (tmp_path / ".env").write_text("NEON_DATABASE_URL=file\n")
     (tmp_path / ".env.local").write_text(local)
@@ -147,7 +147,7 @@ def test_the_environment_comes_before_files_and_neon_before_database(
     for name, value in real.items():
         monkeypatch.setenv(name, value)
     backend.load_settings()
-    assert os.environ["NEON_DATABASE_URL"] == database
+    assert os.environ["NEON_DATABASE_URL"] == expected
 
 
 def test_env_may_name_the_database_in_database_url(tmp_path, monkeypatch):
