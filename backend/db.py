@@ -35,9 +35,11 @@ from backend.models import check_columns
 PUBLISHED = "public-development-secret"  # in the text of the secret that .env sets
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
 POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
-TIMEOUT_STEP = 500  # milliseconds; pg_stat_statements keeps an entry for each other timeout.
-# Seconds. If a connect was given up after longer than this, the next one tries the host's other
-# addresses first.
+# Milliseconds. Each statement's timeout is a multiple of it, because pg_stat_statements keeps an
+# entry for each timeout.
+TIMEOUT_STEP = 500
+# Seconds. If a connect was given up after longer than this, its address did not answer, and the
+# next one tries another address of the host first. After less, it may just have had no time.
 SILENCE = 1
 
 Row = dict[str, Any]
@@ -95,10 +97,9 @@ def open_database(statements: list[str], trial: dict[str, Any]) -> None:
     prepare_tables(statements, trial)
     extensions.set_wait_callback(wait_on_event_loop)  # From here on, for every connection.
     if hasattr(os, "register_at_fork"):
-        # A process that forks after its first request, as a server may, shares the sockets of its
-        # idle connections with its child, and each would read the other's answers. The child only
-        # forgets them. That does not end them for its parent: psycopg2 closes a connection in no
-        # other process than its own.
+        # If a server forks after its first request, parent and child share the sockets of idle
+        # connections, and each would read the other's answers. So the child forgets them. They
+        # stay open for the parent: psycopg2 closes a connection only in the process that made it.
         os.register_at_fork(after_in_child=pool.idle.clear)
 
 
@@ -256,9 +257,10 @@ class Pool:
     def look_up(self) -> dict[str, str]:
         """Return the addresses of the host as libpq's parameters, the one last silent at the end.
 
-        libpq's own look-up would block the event loop. It tries the addresses in order, but for a
-        silent one it waits for ever: without blocking, it ignores connect_timeout. A socket, or a
-        list of hosts, is left to libpq.
+        libpq's own look-up would block the event loop. libpq then tries the addresses in order.
+        When it does not block, it ignores connect_timeout, and never gives up a silent address. So
+        the request that meets one fails, and the next one begins with another address. A socket,
+        or a list of hosts, is left to libpq.
         """
         host = self.parameters.get("host", "")
         if "hostaddr" in self.parameters or not re.fullmatch("[^/,]+", host):
@@ -292,8 +294,8 @@ pool = Pool(POOL_SIZE)
 def is_alive(connection: extensions.connection) -> bool:
     """Tell whether the server has kept an idle connection open, without a round trip.
 
-    A server that ends a connection says why and then closes it: the first poll may read the
-    reason, and the second one finds the end.
+    A poll reads what has arrived, and sends nothing. A server that ends a connection says why and
+    then closes it: the first poll may read the reason, and the second one finds the end.
     """
     try:
         connection.poll()

@@ -7,11 +7,10 @@ import jwt
 from fastapi import Depends, HTTPException
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from backend.auth.jwt import explain, verify
+from backend.auth.jwt import Identity, explain, verify
 from backend.db import start_deadline
-from backend.models import User
 
-MISSING = "Send a token in the header Authorization, as Bearer <token>."
+NOT_SENT = "Send a token in the header Authorization, as Bearer <token>."
 EXPIRED = "The token has expired."
 NOT_GENUINE = "The token is invalid."
 NO_JWT = "The token is not a JWT; authClient.token() of Better Auth's jwt plugin gives one."
@@ -27,14 +26,14 @@ def refusal(detail: str) -> HTTPException:
 
 async def get_current_user(
     user_id: str, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-) -> User:
+) -> Identity:
     """Return whose token it is.
 
     Raise 401 if it is missing or not genuine, and 403 if the path is another user's.
     """
-    start_deadline()  # It covers the signing keys and, later in this request, `fetch`.
+    start_deadline()  # The time that the signing keys take is taken from it, and `fetch` keeps it.
     if credentials is None:
-        raise refusal(MISSING)
+        raise refusal(NOT_SENT)
     token = credentials.credentials
     try:
         user = await verify(token)
@@ -50,4 +49,4 @@ async def get_current_user(
     return user
 
 
-CurrentUser = Annotated[User, Depends(get_current_user)]
+CurrentUser = Annotated[Identity, Depends(get_current_user)]

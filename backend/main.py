@@ -33,8 +33,9 @@ the user's id, which stands in the path, too. It is one of two kinds: what Bette
 gives (`authClient.token()`), or one that is signed HS256 with `BETTER_AUTH_SECRET`. On your own
 machine `python -m backend.auth.jwt ada` prints one for the user `ada`.
 
-**Errors** are `{"detail": "<one sentence>"}`. Of several that apply, you get the first of 401 (no
-genuine token), 403 (another user's path), 400 (not valid), 404 (no such task of this user) and 409.
+**Errors** are `{"detail": "<one sentence>"}`. Of several that apply, you get the first of 413
+(too large), 401 (no genuine token), 403 (another user's path), 400 (not valid), 404 (no such task
+of this user) and 409 (too many tasks).
 """
 
 logger = logging.getLogger(__name__)
@@ -79,11 +80,12 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 class BodyLimitMiddleware:
     """Refuse a body over `max_size` bytes with 413 while it arrives.
 
-    FastAPI reads the body within its route, and passes the HTTPException on, so that it is answered
-    as any other. A body that no route reads is ignored. FastAPI's own `max_body_size`, new in
-    0.165, would carry out a DELETE with a large body and then answer 413, in plain text and without
-    CORS headers.
+    FastAPI reads the body within its route, and lets the HTTPException through, so that it is
+    answered as any other. A body that no route reads is ignored.
     """
+
+    # FastAPI's own max_body_size (0.165) carries out a DELETE with a large body, and then answers
+    # 413, in plain text and without CORS headers.
 
     def __init__(self, app: ASGIApp, max_size: int) -> None:
         self.app = app
@@ -144,13 +146,15 @@ async def refuse_input(request: Request, error: Exception) -> JSONResponse:
     """Answer 400 and name the field, but 401 or 403 first.
 
     FastAPI refuses a body that is not JSON before it runs get_current_user, so that is run here.
-    Starlette calls this handler within the route, so that ExceptionMiddleware, outside of it,
-    answers what it raises. Only the routes of the tasks have input, and all have a user_id.
+    A 401 raised here is answered as a 401: Starlette calls this handler within the route, and
+    ExceptionMiddleware stands outside of it. For input that is JSON, get_current_user has run
+    already, and runs again. Only the routes of the tasks have input, and all have a user_id.
     """
     await get_current_user(request.path_params["user_id"], await bearer(request))
     field = "body"
     if isinstance(error, RequestValidationError):
         # Of ("body", "title") or ("path", "task_id"). For broken JSON it is a position in the body.
+        # Neither MISSING nor None in the type of a field adds anything.
         field = error.errors()[0]["loc"][-1]
     return JSONResponse({"detail": RULES.get(field, RULES["body"])}, 400)
 
@@ -213,6 +217,9 @@ def openapi() -> dict[str, Any]:
     return document
 
 
+app.openapi = openapi  # type: ignore[method-assign]
+
+
 def collect_less_garbage() -> None:
     """Look for garbage less often, and never among what exists now.
 
@@ -222,5 +229,4 @@ def collect_less_garbage() -> None:
     gc.set_threshold(5_000, 20, 100)
 
 
-app.openapi = openapi  # type: ignore[method-assign]
 collect_less_garbage()

@@ -22,21 +22,15 @@ RULES = {
 
 
 class User(SQLModel, table=True):
-    """Who has tasks. A row is made with a user's first one, and never changed.
-
-    `verify` returns a User, too: the one whom a token names, without created_at.
-    """
+    """Who has tasks. A row is made with a user's first one, and never changed."""
 
     __tablename__ = "users"
 
     id: str = Field(primary_key=True, max_length=255)
     email: str | None = Field(default=None, max_length=255)
     name: str | None = Field(default=None, max_length=255)
-    created_at: datetime | None = Field(
-        default=None,
-        nullable=False,
-        sa_type=DateTime(timezone=True),
-        sa_column_kwargs={"server_default": func.now()},
+    created_at: datetime = Field(
+        sa_type=DateTime(timezone=True), sa_column_kwargs={"server_default": func.now()}
     )
 
 
@@ -75,9 +69,8 @@ def none_if_empty(text: str) -> str | None:
     return text or None
 
 
-# The pattern of a title refuses NUL. Blanks alone are refused by strip_whitespace and min_length
-# already, but clients read that in the pattern: it spells out Unicode's white space, because
-# JavaScript's \s is another set.
+# A pattern stands in the OpenAPI document, where clients read it: no NUL, and not all blank. It
+# spells out Unicode's white space, because JavaScript's \s is another set.
 BLANK = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 NOT_BLANK = rf"^[^\x00]*[^{BLANK}\x00][^\x00]*$"
 
@@ -130,7 +123,7 @@ class Problem(SQLModel):
     detail: str
 
 
-# What a route answers when it fails: when that is, and an example.
+# For each status of a failure: when a route answers it, and an example of its sentence.
 PROBLEMS = {
     400: ("The request is not valid.", RULES["title"]),
     401: ("The token is missing, expired or not genuine.", "The token has expired."),
@@ -158,7 +151,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return documented
 
 
-# The one column that CREATE does not set, and that nothing reads.
+# Nothing reads this column, and nothing sets it but its default.
 LEFT_TO_DEFAULT = "users.created_at"
 # For each type of our columns, the types of PostgreSQL that will do.
 FITTING_TYPES = {
@@ -187,12 +180,12 @@ def check_columns(connection: Connection, table: Table) -> None:
     """
     present = connection.exec_driver_sql(COLUMNS, {"table": table.name}).all()
     if not present:
-        return  # A role without rights on the table sees no column. The trial tells it.
+        return  # A role without rights on the table sees no column. `try_statement` tells it.
     misfits: dict[str, str] = {}  # What is wrong, and the action that mends it, or "".
     for found in present:
         column = table.columns.get(found.name)
         if column is None or str(column) == LEFT_TO_DEFAULT:
-            misfits |= find_misfits_of_unset_column(table, found)
+            misfits |= find_misfits_of_default(table, found)
         else:
             wanted = column.type.compile(connection.dialect)
             misfits |= find_misfits(column, wanted, found)
@@ -207,8 +200,8 @@ def check_columns(connection: Connection, table: Table) -> None:
         raise SystemExit(line)
 
 
-def find_misfits_of_unset_column(table: Table, found: Any) -> dict[str, str]:
-    """Return what is wrong with a column that CREATE does not set: whether it has to be set."""
+def find_misfits_of_default(table: Table, found: Any) -> dict[str, str]:
+    """Return what is wrong with a column that is left to its default: that it has none."""
     name = found.name
     is_required = found.is_not_null and found.has_no_default
     if is_required and f"{table.name}.{name}" == LEFT_TO_DEFAULT:

@@ -9,7 +9,8 @@ from unittest.mock import AsyncMock
 import pytest
 from fastapi import HTTPException
 
-from backend.models import TaskCreate, User
+from backend.auth.jwt import Identity
+from backend.models import TaskCreate
 from backend.routes import tasks
 
 KEYS = ["id", "user_id", "title", "description", "completed", "created_at", "updated_at"]
@@ -238,7 +239,7 @@ def test_the_bound_on_tasks_takes_no_statement_of_its_own(monkeypatch):
     fetch = AsyncMock(return_value=[])  # what creating a task too many returns
     monkeypatch.setattr(tasks, "fetch", fetch)
     with pytest.raises(HTTPException) as refusal:
-        asyncio.run(tasks.create_task(User(id="ada"), TaskCreate(title="x")))
+        asyncio.run(tasks.create_task(Identity("ada"), TaskCreate(title="x")))
     assert refusal.value.status_code == 409
     fetch.assert_awaited_once()
 

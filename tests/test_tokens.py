@@ -7,7 +7,7 @@ import time
 import jwt
 import pytest
 
-from backend.dependencies import EXPIRED, MISSING, NO_JWT, NOT_GENUINE
+from backend.dependencies import EXPIRED, NO_JWT, NOT_GENUINE, NOT_SENT
 from tests.harness import FRONTEND, SECRET, token
 from tests.test_isolation import ROUTES
 
@@ -96,7 +96,7 @@ DETAILS = (
 
 
 def test_a_refusal_is_told_in_a_sentence():
-    assert MISSING == "Send a token in the header Authorization, as Bearer <token>."
+    assert NOT_SENT == "Send a token in the header Authorization, as Bearer <token>."
     assert EXPIRED == "The token has expired."
     assert NOT_GENUINE == "The token is invalid."
     assert NO_JWT == (
@@ -141,14 +141,14 @@ def test_no_bearer_token_is_401(api, method, path, body, header):
     answer = api.client.request(
         method, f"/api/ada/tasks{path.format(id=1)}", headers=headers, json=body
     )
-    assert (answer.status_code, answer.json()) == (401, {"detail": MISSING})
+    assert (answer.status_code, answer.json()) == (401, {"detail": NOT_SENT})
     assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
 def test_a_token_elsewhere_than_in_the_header_is_not_looked_at(api):
     path = f"/api/ada/tasks?access_token={token()}"
     answer = api.client.get(path, headers={"Cookie": f"token={token()}"})
-    assert (answer.status_code, answer.json()) == (401, {"detail": MISSING})
+    assert (answer.status_code, answer.json()) == (401, {"detail": NOT_SENT})
 
 
 @pytest.mark.parametrize(

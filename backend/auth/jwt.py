@@ -5,6 +5,7 @@ import asyncio
 import logging
 import os
 import time
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,7 +13,6 @@ import jwt
 from pydantic import AnyHttpUrl
 
 from backend import KEYS_TIMEOUT, UnavailableError
-from backend.models import User
 
 PLUGIN_ALGORITHMS = ("EdDSA", "ES256", "ES512", "RS256", "PS256")  # of Better Auth's jwt plugin
 MAX_TOKEN_LENGTH = 8192  # PyJWT looks at every byte, genuine or not.
@@ -21,7 +21,7 @@ MAX_REMEMBERED_TOKENS = 2048
 LEEWAY = 30  # Clocks may differ by so much.
 KEYS_FRESH = 300  # The published keys are good for so long before they are read again.
 KEYS_RETRY = 10  # Between two attempts to read them, so much time passes at least.
-KEYS_UNTRIED = 600  # If no attempt was made for so long, all wait for the next one.
+KEYS_UNTRIED = 600  # If no attempt was made for so long, every token of the plugin waits for one.
 
 Claims = dict[str, Any]
 KeySet = dict[str, Any]
@@ -66,8 +66,18 @@ AUTH_PATH = urlsplit(URL).path.rstrip("/") or "/api/auth"
 KEYS_URL = os.environ.get("BETTER_AUTH_JWKS_URL") or f"{ORIGIN}{AUTH_PATH}/jwks"
 read_origin("BETTER_AUTH_JWKS_URL", KEYS_URL)  # only to refuse what is no address
 
-# Genuine tokens, each with its user and the Unix time until which it is not checked again.
-remembered: dict[str, tuple[User, float]] = {}
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose a token is."""
+
+    id: str
+    email: str | None = None
+    name: str | None = None
+
+
+# Genuine tokens, and the Unix time until which each is not checked again.
+remembered: dict[str, tuple[Identity, float]] = {}
 
 
 class PublishedKeys:
@@ -80,7 +90,7 @@ class PublishedKeys:
     - It names a known key, and no attempt was made for KEYS_UNTRIED: the keys are read again, and
       all wait for it, because the key may have been withdrawn.
     - It names an unknown key: the keys are read again, and those who need it wait.
-    - Within KEYS_RETRY of the beginning of an attempt, no other one begins.
+    - Within KEYS_RETRY of an attempt, no other one begins.
 
     If the reading fails, the old keys serve on, however old: an outage signs nobody out.
     """
@@ -89,10 +99,10 @@ class PublishedKeys:
         self.client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=KEYS_TIMEOUT)
         self.key_set: KeySet = {}  # as it was read last
         self.keys: dict[str, jwt.PyJWK] = {}  # those in it that can be used, by their ids
-        self.fresh_until = 0.0  # on the clock of time.monotonic()
-        self.attempted_at = float("-inf")
         self.attempt: asyncio.Task[None] | None = None  # while the keys are being read
-        self.everybody_waits = False  # for that attempt, and not only those who need an unknown key
+        # On the clock of time.monotonic().
+        self.tried_at = float("-inf")  # when the last attempt ended
+        self.fresh_until = float("-inf")
 
     async def get(self, kid: str | None) -> jwt.PyJWK:
         """Return the key with this id.
@@ -102,28 +112,22 @@ class PublishedKeys:
         if kid is None:
             raise jwt.InvalidSignatureError
         is_known = kid in self.keys
-        if not is_known or not self.are_fresh():
-            self.begin_attempt()
-        must_wait = self.everybody_waits or not is_known
+        is_wanted = not is_known or self.fresh_seconds() <= 0
+        seconds_untried = time.monotonic() - self.tried_at
+        if is_wanted and seconds_untried >= KEYS_RETRY and not self.attempt:
+            self.attempt = asyncio.create_task(self.read())
+        must_wait = not is_known or seconds_untried > KEYS_UNTRIED
         if self.attempt and must_wait:
             await asyncio.wait([self.attempt])  # Who gives up waiting does not end the attempt.
         if kid in self.keys:
             return self.keys[kid]
-        if self.are_fresh():
+        if self.fresh_seconds() > 0:
             raise jwt.InvalidSignatureError
         raise UnavailableError
 
-    def are_fresh(self) -> bool:
-        """Tell whether the keys were read less than KEYS_FRESH ago."""
-        return time.monotonic() < self.fresh_until
-
-    def begin_attempt(self) -> None:
-        """Begin to read the keys, unless that is being done, or was done a moment ago."""
-        seconds_since = time.monotonic() - self.attempted_at
-        if seconds_since >= KEYS_RETRY and not self.attempt:
-            self.attempted_at = time.monotonic()
-            self.everybody_waits = seconds_since > KEYS_UNTRIED
-            self.attempt = asyncio.create_task(self.read())
+    def fresh_seconds(self) -> float:
+        """Return for how long the keys are still good; it is negative while old keys serve on."""
+        return self.fresh_until - time.monotonic()
 
     async def read(self) -> None:
         """Read the keys in a thread, and put them in place here, on the event loop."""
@@ -143,6 +147,7 @@ class PublishedKeys:
             self.fresh_until = time.monotonic() + KEYS_FRESH
         finally:
             self.attempt = None
+            self.tried_at = time.monotonic()
 
 
 def usable_keys(key_set: KeySet) -> dict[str, jwt.PyJWK]:
@@ -164,15 +169,15 @@ def usable_keys(key_set: KeySet) -> dict[str, jwt.PyJWK]:
 published = PublishedKeys(KEYS_URL)
 
 
-async def verify(token: str) -> User:
+async def verify(token: str) -> Identity:
     """Return whose token it is.
 
     Raise PyJWTError if it is not genuine, and UnavailableError if nobody can say.
     """
     if token in remembered:
-        user, until = remembered[token]
+        identity, until = remembered[token]
         if time.time() < until:
-            return user
+            return identity
     if len(token) > MAX_TOKEN_LENGTH:
         raise jwt.DecodeError
     unverified = jwt.decode_complete(token, options={"verify_signature": False})
@@ -181,9 +186,8 @@ async def verify(token: str) -> User:
     if is_of_plugin:
         key: Any = await published.get(header.get("kid"))
         algorithm = key.algorithm_name  # never the one that the token names
-        # Negative while old keys serve on, so that their tokens are checked each time.
-        fresh_seconds = published.fresh_until - time.monotonic()
-        until = time.time() + fresh_seconds
+        # This is past while old keys serve on, so that their tokens are checked each time.
+        until = time.time() + published.fresh_seconds()
     else:
         key = SECRET
         algorithm = "HS256"
@@ -202,19 +206,19 @@ async def verify(token: str) -> User:
         audience=AUDIENCE,
         leeway=LEEWAY,
     )
-    user = read_user(claims)
+    identity = read_identity(claims)
     if len(remembered) >= MAX_REMEMBERED_TOKENS:
         remembered.clear()
-    remembered[token] = user, min(until, int(claims["exp"]) + LEEWAY)
-    return user
+    remembered[token] = identity, min(until, int(claims["exp"]) + LEEWAY)
+    return identity
 
 
-def read_user(claims: Claims) -> User:
-    """Return the user of a token, who is what `sub` says and nothing else; raise PyJWTError."""
+def read_identity(claims: Claims) -> Identity:
+    """Return whose a token is: what `sub` says and nothing else; raise PyJWTError."""
     user_id = claims["sub"]
     if not 1 <= len(user_id) <= 255 or not user_id.isprintable():
         raise jwt.InvalidTokenError
-    return User(id=user_id, email=storable(claims, "email"), name=storable(claims, "name"))
+    return Identity(user_id, storable(claims, "email"), storable(claims, "name"))
 
 
 def storable(claims: Claims, name: str) -> str | None:

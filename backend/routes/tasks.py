@@ -74,12 +74,13 @@ READ = prepare(
         col(Task.id) == bindparam("task_id"),
     )
 )
-# A user's first task also makes the user's row, in `owner`. SQL says this plainly:
+# A user's first task also makes the user's row, in `owner`:
 # - PostgreSQL runs `owner` although nothing reads it, and checks the task's foreign key after it.
-# - If the user has a row, no INSERT is attempted: the table may be Better Auth's, and require more.
+# - If the user has a row, no INSERT is attempted. Where the table is Better Auth's and requires
+#   further columns, it would fail before ON CONFLICT counts.
 # - If another request makes the same row at this moment, ON CONFLICT leaves that one alone.
-# - If another user has the e-mail address, ON CONFLICT makes no row. Then the foreign key fails,
-#   and `wants_sign_up` makes a 409 of it.
+# - If the table wants each e-mail address once, and another user has this one, ON CONFLICT makes no
+#   row. Then the foreign key fails, and `wants_sign_up` makes a 409 of it.
 CREATE = prepare(
     text("""
         WITH owner AS (
@@ -134,7 +135,7 @@ DELETE = prepare(
 )
 
 # The start tries these statements with the values of TRIAL, as a user whom no token can name:
-# read_user in auth/jwt.py refuses a line break. The texts are as long as they may be.
+# read_identity in auth/jwt.py refuses a line break. The texts are as long as they may be.
 STATEMENTS = [LIST, READ, CREATE, UPDATE, TOGGLE, DELETE]
 TRIAL = {
     "user_id": "\n" * 255,
