@@ -22,6 +22,7 @@ from backend.models import Task
 from tests.harness import Postgres, Proxy
 
 PAUSE = "SELECT pg_sleep(20) AS pause, %(user_id)s AS user_id"
+SHORT_PAUSE = "SELECT pg_sleep(0.2) AS pause, %(user_id)s AS user_id"
 WHO = "SELECT %(user_id)s AS user_id, pg_backend_pid() AS backend"
 # PostgreSQL's own words quote a user's data.
 FAIL = """
@@ -145,6 +146,7 @@ def test_a_statement_that_has_no_time_left_is_not_sent(left):
 def test_postgresql_ends_a_statement_before_the_deadline_does(monkeypatch):
     async def scenario() -> None:
         before = (await ask(WHO))[0]["backend"]
+        # PostgreSQL gets SOON, in steps of 50 ms, and the request its whole deadline.
         monkeypatch.setattr(db, "STATEMENT_MARGIN", db.DEADLINE - SOON)
         monkeypatch.setattr(db, "TIMEOUT_STEP", 50)
         with pytest.raises(UnavailableError):
@@ -325,6 +327,7 @@ def test_a_silent_first_address_costs_one_round_at_most(
         first = [is_unavailable(user_id=f"user {number}") for number in range(30)]
         with deadline_soon():
             assert all(await asyncio.gather(*first))
+        # From now on the silent address comes last: nobody waits for a deadline again.
         began = time.monotonic()
         for _ in range(3):
             second = [is_unavailable(user_id=f"user {number}") for number in range(30)]
@@ -411,8 +414,9 @@ def test_one_user_leaves_three_quarters_of_the_places_to_the_others():
     async def scenario() -> None:
         greedy = [asyncio.create_task(is_unavailable(PAUSE)) for _ in range(60)]
         await asyncio.sleep(0.1)
-        for number in range(20):
-            await ask(WHO, f"user {number}")
+        others = [ask(SHORT_PAUSE, f"user {number}") for number in range(15)]
+        await asyncio.gather(*others)
+        assert len(db.pool.idle) == 15  # Each had a connection at the same time.
         with deadline_soon():
             assert await is_unavailable()  # to the greedy one, for want of a place
         assert not any(task.done() for task in greedy)
