@@ -38,9 +38,6 @@ POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
 # Milliseconds. Each statement's timeout is a multiple of it, because pg_stat_statements keeps an
 # entry for each timeout.
 TIMEOUT_STEP = 500
-# Seconds. If a connect was given up after longer than this, its address did not answer, and the
-# next one tries another address of the host first. After less, it may just have had no time.
-SILENCE = 1
 
 Row = dict[str, Any]
 
@@ -177,7 +174,7 @@ def prepare(statement: ClauseElement) -> str:
     if "user_id" not in compiled.binds:
         raise TypeError("A statement names its owner in the parameter user_id.")
     for name, parameter in compiled.binds.items():
-        if not parameter.required:
+        if not parameter.required:  # as that of `Task.id == 5`
             raise TypeError(f"{name} has a value already; bindparam() makes a parameter of it.")
     return str(compiled)
 
@@ -196,6 +193,9 @@ def wait_on_event_loop(connection: extensions.connection) -> None:
             await_(anyio.wait_readable(connection.fileno()))
         else:
             await_(anyio.wait_writable(connection.fileno()))
+
+
+SILENCE = 1  # seconds. A connect that is given up earlier says nothing of the address.
 
 
 class Pool:
@@ -257,10 +257,10 @@ class Pool:
     def look_up(self) -> dict[str, str]:
         """Return the addresses of the host as libpq's parameters, the one last silent at the end.
 
-        libpq's own look-up would block the event loop. libpq then tries the addresses in order.
-        When it does not block, it ignores connect_timeout, and never gives up a silent address. So
-        the request that meets one fails, and the next one begins with another address. A socket,
-        or a list of hosts, is left to libpq.
+        libpq's own look-up would block the event loop. libpq tries the addresses in order, but when
+        it does not block, it ignores connect_timeout, and waits for a silent address until the
+        request's deadline. At the end of the order, that address holds up no further request. A
+        socket, or a list of hosts, is left to libpq.
         """
         host = self.parameters.get("host", "")
         if "hostaddr" in self.parameters or not re.fullmatch("[^/,]+", host):
@@ -279,7 +279,7 @@ class Pool:
         try:
             connection = psycopg2.connect(**(self.parameters | addresses))
         except asyncio.CancelledError:
-            # At the deadline, libpq still waited for the first address.
+            # The deadline is over. libpq most likely still waited for the first address.
             if loop.time() - began > SILENCE:
                 first = addresses.get("hostaddr", "").partition(",")[0]
                 self.silent_at[first] = loop.time()

@@ -31,7 +31,7 @@ async def get_current_user(
 
     Raise 401 if it is missing or not genuine, and 403 if the path is another user's.
     """
-    start_deadline()  # The time that the signing keys take is taken from it, and `fetch` keeps it.
+    start_deadline()  # for all that this request will wait for: the signing keys, and `fetch`
     if credentials is None:
         raise refusal(NOT_SENT)
     token = credentials.credentials

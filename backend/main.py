@@ -146,15 +146,15 @@ async def refuse_input(request: Request, error: Exception) -> JSONResponse:
     """Answer 400 and name the field, but 401 or 403 first.
 
     FastAPI refuses a body that is not JSON before it runs get_current_user, so that is run here.
-    A 401 raised here is answered as a 401: Starlette calls this handler within the route, and
-    ExceptionMiddleware stands outside of it. For input that is JSON, get_current_user has run
-    already, and runs again. Only the routes of the tasks have input, and all have a user_id.
+    For other input it has run before, and runs again, which is cheap. What it raises is answered as
+    usual: this handler is called within the route, and ExceptionMiddleware catches what leaves it.
     """
+    # Only the routes of the tasks have input, and all of them have a user_id.
     await get_current_user(request.path_params["user_id"], await bearer(request))
     field = "body"
     if isinstance(error, RequestValidationError):
-        # Of ("body", "title") or ("path", "task_id"). For broken JSON it is a position in the body.
-        # Neither MISSING nor None in the type of a field adds anything.
+        # The last of ("body", "title"), also for the type `Title | MISSING`, or of ("path",
+        # "task_id"). For broken JSON it is a position in the body.
         field = error.errors()[0]["loc"][-1]
     return JSONResponse({"detail": RULES.get(field, RULES["body"])}, 400)
 

@@ -71,7 +71,7 @@ def none_if_empty(text: str) -> str | None:
 
 # A pattern stands in the OpenAPI document, where clients read it: no NUL, and not all blank. It
 # spells out Unicode's white space, because JavaScript's \s is another set.
-BLANK = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+BLANK = r"\t-\r\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 NOT_BLANK = rf"^[^\x00]*[^{BLANK}\x00][^\x00]*$"
 
 Title = Annotated[
@@ -185,7 +185,7 @@ def check_columns(connection: Connection, table: Table) -> None:
     for found in present:
         column = table.columns.get(found.name)
         if column is None or str(column) == LEFT_TO_DEFAULT:
-            misfits |= find_misfits_of_default(table, found)
+            misfits |= find_misfits_of_unset_column(table, found)
         else:
             wanted = column.type.compile(connection.dialect)
             misfits |= find_misfits(column, wanted, found)
@@ -200,8 +200,8 @@ def check_columns(connection: Connection, table: Table) -> None:
         raise SystemExit(line)
 
 
-def find_misfits_of_default(table: Table, found: Any) -> dict[str, str]:
-    """Return what is wrong with a column that is left to its default: that it has none."""
+def find_misfits_of_unset_column(table: Table, found: Any) -> dict[str, str]:
+    """Return what is wrong with a column that is never set: whether it needs to be."""
     name = found.name
     is_required = found.is_not_null and found.has_no_default
     if is_required and f"{table.name}.{name}" == LEFT_TO_DEFAULT:

@@ -80,7 +80,7 @@ def proxy(database: Postgres) -> Iterator[Proxy]:
 def pool(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[db.Pool]:
     """The pool of this process, with a database of its own.
 
-    Its times are those of the service, so that a busy machine makes no test fail.
+    Its times are those of the service; deadline_soon() makes them short where one is to pass.
     """
     pool = db.Pool(db.POOL_SIZE)
     pool.parameters.update(extensions.parse_dsn(url))

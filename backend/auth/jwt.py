@@ -20,8 +20,8 @@ MAX_REMEMBERED_TOKENS = 2048
 # Seconds.
 LEEWAY = 30  # Clocks may differ by so much.
 KEYS_FRESH = 300  # The published keys are good for so long before they are read again.
-KEYS_RETRY = 10  # Between two attempts to read them, so much time passes at least.
-KEYS_UNTRIED = 600  # If no attempt was made for so long, every token of the plugin waits for one.
+KEYS_RETRY = 10  # At least so much time passes between two attempts to read them.
+KEYS_UNTRIED = 600  # If no attempt was made for so long, even tokens of known keys wait for one.
 
 Claims = dict[str, Any]
 KeySet = dict[str, Any]
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 def read_secret() -> str:
     """Return BETTER_AUTH_SECRET, or raise SystemExit if HS256 would not be safe with it."""
-    secret = os.environ.get("BETTER_AUTH_SECRET", "").rstrip("\r\n")  # as from a file
+    secret = os.environ.get("BETTER_AUTH_SECRET", "").rstrip("\r\n")  # of a file with it
     if len(secret.encode()) < 32:
         raise SystemExit("BETTER_AUTH_SECRET must have at least 32 bytes (RFC 7518, section 3.2).")
     try:
@@ -186,7 +186,7 @@ async def verify(token: str) -> Identity:
     if is_of_plugin:
         key: Any = await published.get(header.get("kid"))
         algorithm = key.algorithm_name  # never the one that the token names
-        # This is past while old keys serve on, so that their tokens are checked each time.
+        # While old keys serve on, `until` is past, and each of their tokens is checked anew.
         until = time.time() + published.fresh_seconds()
     else:
         key = SECRET

@@ -76,8 +76,8 @@ READ = prepare(
 )
 # A user's first task also makes the user's row, in `owner`:
 # - PostgreSQL runs `owner` although nothing reads it, and checks the task's foreign key after it.
-# - If the user has a row, no INSERT is attempted. Where the table is Better Auth's and requires
-#   further columns, it would fail before ON CONFLICT counts.
+# - If the user has a row, no INSERT is attempted. PostgreSQL checks NOT NULL before ON CONFLICT, so
+#   it would fail where the table is Better Auth's and requires further columns.
 # - If another request makes the same row at this moment, ON CONFLICT leaves that one alone.
 # - If the table wants each e-mail address once, and another user has this one, ON CONFLICT makes no
 #   row. Then the foreign key fails, and `wants_sign_up` makes a 409 of it.
