@@ -195,7 +195,7 @@ def wait_on_event_loop(connection: extensions.connection) -> None:
             await_(anyio.wait_writable(connection.fileno()))
 
 
-SILENCE = 1  # seconds. A connect that is given up earlier says nothing of the address.
+SILENCE = 1  # seconds; an address that has not answered for longer is tried last from then on.
 
 
 class Pool:

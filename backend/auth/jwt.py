@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 def read_secret() -> str:
     """Return BETTER_AUTH_SECRET, or raise SystemExit if HS256 would not be safe with it."""
-    secret = os.environ.get("BETTER_AUTH_SECRET", "").rstrip("\r\n")  # of a file with it
+    secret = os.environ.get("BETTER_AUTH_SECRET", "").rstrip("\r\n")  # the end of a file
     if len(secret.encode()) < 32:
         raise SystemExit("BETTER_AUTH_SECRET must have at least 32 bytes (RFC 7518, section 3.2).")
     try:
@@ -111,11 +111,13 @@ class PublishedKeys:
         """
         if kid is None:
             raise jwt.InvalidSignatureError
+        # Begin an attempt?
         is_known = kid in self.keys
         is_wanted = not is_known or self.fresh_seconds() <= 0
         seconds_untried = time.monotonic() - self.tried_at
         if is_wanted and seconds_untried >= KEYS_RETRY and not self.attempt:
             self.attempt = asyncio.create_task(self.read())
+        # Wait for it?
         must_wait = not is_known or seconds_untried > KEYS_UNTRIED
         if self.attempt and must_wait:
             await asyncio.wait([self.attempt])  # Who gives up waiting does not end the attempt.
@@ -186,7 +188,7 @@ async def verify(token: str) -> Identity:
     if is_of_plugin:
         key: Any = await published.get(header.get("kid"))
         algorithm = key.algorithm_name  # never the one that the token names
-        # While old keys serve on, `until` is past, and each of their tokens is checked anew.
+        # While old keys serve on, this is past, so that no token of theirs is taken from memory.
         until = time.time() + published.fresh_seconds()
     else:
         key = SECRET
