@@ -288,6 +288,12 @@ def test_a_number_is_that_of_its_setting(monkeypatch, file, setting, name, defau
     assert run_module(file)[name] == 7
 
 
+@pytest.mark.parametrize("address", ["http://keys.example/jwks", " http://keys.example/jwks\n"])
+def test_the_address_of_the_keys_may_have_blanks_around_it(monkeypatch, address):
+    monkeypatch.setenv("BETTER_AUTH_JWKS_URL", address)
+    assert run_module("auth/jwt.py")["KEYS_URL"] == "http://keys.example/jwks"
+
+
 @pytest.mark.parametrize(
     ("settings", "issuer", "audience"),
     [

@@ -63,7 +63,7 @@ ORIGIN = read_origin("BETTER_AUTH_URL", URL)
 ISSUER = os.environ.get("BETTER_AUTH_ISSUER") or ORIGIN
 AUDIENCE = os.environ.get("BETTER_AUTH_AUDIENCE") or ORIGIN
 AUTH_PATH = urlsplit(URL).path.rstrip("/") or "/api/auth"
-KEYS_URL = os.environ.get("BETTER_AUTH_JWKS_URL") or f"{ORIGIN}{AUTH_PATH}/jwks"
+KEYS_URL = os.environ.get("BETTER_AUTH_JWKS_URL", "").strip() or f"{ORIGIN}{AUTH_PATH}/jwks"
 read_origin("BETTER_AUTH_JWKS_URL", KEYS_URL)  # only to refuse what is no address
 
 
