@@ -190,7 +190,7 @@ class Load:
 
     def check(self) -> None:
         """Compare what was told with what is there; nothing may be left open, held or hidden."""
-        assert self.broken == []
+        assert not self.broken, "\n".join(self.broken[:5])
         self._check_every_write()
         self._check_that_nothing_is_stuck()
         output = self.service.output()
