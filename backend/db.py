@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import re
+from contextlib import suppress
 from contextvars import ContextVar
 from socket import SOCK_STREAM
 from typing import Any
@@ -22,6 +23,7 @@ from sqlalchemy.util import await_, greenlet_spawn  # SQLAlchemy 2.1's own bridg
 from sqlmodel import SQLModel
 
 from backend import (
+    ADDRESS_TIMEOUT,
     CONNECT_TIMEOUT,
     DEADLINE,
     LOCK_TIMEOUT,
@@ -88,7 +90,7 @@ def open_database(statements: list[str], trial: dict[str, Any]) -> None:
 
     Raise SystemExit if that cannot be.
     """
-    pool.parameters["connect_timeout"] = CONNECT_TIMEOUT  # unless the address says otherwise
+    pool.parameters["connect_timeout"] = str(CONNECT_TIMEOUT)  # unless the address says otherwise
     pool.parameters.update(find_database())
     pool.parameters["client_encoding"] = "utf8"
     prepare_tables(statements, trial)
@@ -183,10 +185,10 @@ def wait_on_event_loop(connection: extensions.connection) -> None:
     """Let the event loop run while psycopg2 waits for the server.
 
     psycopg2 calls this instead of blocking (its "wait callback", made for coroutine libraries).
-    It runs in a greenlet: a function call that can be left in the middle and continued later.
-    `fetch` starts one with `greenlet_spawn`; `await_` leaves it, and the event loop waits for the
-    socket, as in SQLAlchemy's asyncio extension. A blocking driver thus needs no threads, which
-    would cost a fifth more CPU, and a statement on a silent connection can be given up.
+    A greenlet makes it possible: a function call that can be left in the middle and continued
+    later. `greenlet_spawn` runs `connect` and `execute` in one; `await_` leaves it until the event
+    loop finds the socket ready, as in SQLAlchemy's asyncio extension. A blocking driver thus needs
+    no threads, which would cost a fifth more CPU, and its waiting can be cancelled.
     """
     while (state := connection.poll()) != extensions.POLL_OK:
         if state == extensions.POLL_READ:
@@ -195,24 +197,17 @@ def wait_on_event_loop(connection: extensions.connection) -> None:
             await_(anyio.wait_writable(connection.fileno()))
 
 
-SILENCE = 1  # seconds; an address that has not answered for longer is tried last from then on.
-
-
 class Pool:
-    """At most `size` connections to the database, which wait on the event loop.
-
-    `execute` and what it calls run in a greenlet.
-    """
+    """At most `size` connections to the database."""
 
     def __init__(self, size: int) -> None:
-        self.parameters: dict[str, Any] = {}  # of the database, for libpq
+        self.parameters: dict[str, str] = {}  # of the database, for libpq
         # The connection used last is used next, for it is likeliest to be alive.
         self.idle: list[extensions.connection] = []
         self.places = asyncio.Semaphore(size)
         # One user gets a quarter of the places, so that a locked row holds up nobody else.
         self.share_size = max(1, size // 4)
         self.shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        self.silent_at: dict[str, float] = {}  # When each address of the host last kept silent.
 
     def share_of(self, user_id: str) -> asyncio.Semaphore:
         """Return a user's share of the places. It exists while a request of the user holds it."""
@@ -222,18 +217,15 @@ class Pool:
             self.shares[user_id] = share
         return share
 
-    def execute(self, statement: str, values: dict[str, Any]) -> list[Row]:
-        """Run a statement on an idle or a new connection."""
-        connection = self.take_idle() or self.connect()
+    async def execute(self, statement: str, values: dict[str, Any]) -> list[Row]:
+        """Run a statement on an idle or a new connection, and return its rows."""
+        connection = self.take_idle() or await self.connect()
         try:
-            with connection.cursor() as cursor:
-                cursor.execute(time_settings() + statement, values)
-                names = [column.name for column in cursor.description]
-                return [dict(zip(names, row, strict=True)) for row in cursor]
+            return await greenlet_spawn(execute, connection, time_settings() + statement, values)
         except asyncio.CancelledError:
-            # At the deadline, `fetch` cancels this: wait_on_event_loop raises, and psycopg2 closes
-            # the connection. PostgreSQL should have ended the statement before. So the network is
-            # silent, and the idle connections are useless, too.
+            # The deadline is over, and psycopg2 has closed the connection. PostgreSQL should have
+            # ended the statement before. So the network is silent, and the idle connections are
+            # useless, too.
             self.close_idle()
             raise
         finally:
@@ -254,38 +246,45 @@ class Pool:
         while self.idle:
             self.idle.pop().close()
 
-    def look_up(self) -> dict[str, str]:
-        """Return the addresses of the host as libpq's parameters, the one last silent at the end.
+    async def connect(self) -> extensions.connection:
+        """Return a new connection, to the first address of the host that answers.
 
-        libpq's own look-up would block the event loop. libpq tries the addresses in order, but when
-        it does not block, it ignores connect_timeout, and waits for a silent address until the
-        request's deadline. At the end of the order, that address holds up no further request. A
-        socket, or a list of hosts, is left to libpq.
+        libpq alone would wait for a silent address until the request's deadline: it heeds its
+        connect_timeout only where it blocks. So each address but the last gets ADDRESS_TIMEOUT.
         """
-        host = self.parameters.get("host", "")
-        if "hostaddr" in self.parameters or not re.fullmatch("[^/,]+", host):
-            return {}
-        found = await_(anyio.getaddrinfo(host, None, type=SOCK_STREAM))
-        addresses = [str(address[0]) for *_, address in found]
-        addresses.sort(key=lambda address: self.silent_at.get(address, 0.0))
-        # libpq wants a name for each address.
-        return {"host": ",".join([host] * len(addresses)), "hostaddr": ",".join(addresses)}
+        *others, last = await look_up(self.parameters)
+        for address in others:
+            with suppress(TimeoutError, psycopg2.OperationalError):
+                async with asyncio.timeout(ADDRESS_TIMEOUT):
+                    return await greenlet_spawn(connect, self.parameters | address)
+        return await greenlet_spawn(connect, self.parameters | last)
 
-    def connect(self) -> extensions.connection:
-        """Return a new connection, and remember an address that kept silent."""
-        addresses = self.look_up()
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        try:
-            connection = psycopg2.connect(**(self.parameters | addresses))
-        except asyncio.CancelledError:
-            # The deadline is over. libpq most likely still waited for the first address.
-            if loop.time() - began > SILENCE:
-                first = addresses.get("hostaddr", "").partition(",")[0]
-                self.silent_at[first] = loop.time()
-            raise
-        connection.autocommit = True  # without BEGIN and COMMIT, each a round trip
-        return connection
+
+async def look_up(parameters: dict[str, str]) -> list[dict[str, str]]:
+    """Return libpq's parameter for each address of the database's host.
+
+    libpq's own look-up would block the event loop. A socket or a list of hosts is left to libpq.
+    """
+    host = parameters.get("host", "")
+    if "hostaddr" in parameters or not re.fullmatch("[^/,]+", host):
+        return [{}]
+    found = await anyio.getaddrinfo(host, None, type=SOCK_STREAM)
+    return [{"hostaddr": str(address[0])} for *_, address in found]
+
+
+def connect(parameters: dict[str, str]) -> extensions.connection:
+    """Return a connection without BEGIN and COMMIT, which would each be a round trip."""
+    connection = psycopg2.connect(**parameters)
+    connection.autocommit = True
+    return connection
+
+
+def execute(connection: extensions.connection, statement: str, values: dict[str, Any]) -> list[Row]:
+    """Run a statement, and return its rows by the names of their columns."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement, values)
+        names = [column.name for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
 pool = Pool(POOL_SIZE)
@@ -333,7 +332,7 @@ async def fetch(statement: str, *, user_id: str, **values: Any) -> list[Row]:
     share = pool.share_of(user_id)
     try:
         async with asyncio.timeout_at(request_deadline.get()), share, pool.places:
-            return await greenlet_spawn(pool.execute, statement, {"user_id": user_id, **values})
+            return await pool.execute(statement, {"user_id": user_id, **values})
     except (
         psycopg2.OperationalError,  # such as a lost connection, or a statement that was cancelled
         psycopg2.InterfaceError,  # such as a connection that is closed already
