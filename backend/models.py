@@ -1,10 +1,11 @@
 """The two tables, what requests and answers hold, and whether tables that exist fit."""
 
+from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import MISSING, AfterValidator, StrictBool, StringConstraints
-from sqlalchemy import BigInteger, Connection, DateTime, Index, Table, false, func
+from sqlalchemy import BigInteger, Connection, DateTime, Dialect, Index, Table, false, func
 from sqlmodel import Field, SQLModel
 
 MAX_TASK_ID = 2**53 - 1  # what JavaScript counts exactly
@@ -162,8 +163,9 @@ FITTING_TYPES = {
 }
 COLUMNS = """
     SELECT
-        quote_ident(column_name) AS name,
-        udt_name,
+        column_name AS name,
+        quote_ident(column_name) AS quoted_name,
+        udt_name AS type,
         character_maximum_length AS length,
         is_nullable = 'NO' AS is_not_null,
         column_default IS NULL AND is_identity = 'NO' AND is_generated = 'NEVER' AS has_no_default
@@ -171,6 +173,13 @@ COLUMNS = """
     WHERE table_schema = ANY (current_schemas(false)) AND table_name = %(table)s
     ORDER BY ordinal_position
 """
+
+
+class Misfit(NamedTuple):
+    """What is wrong with a column."""
+
+    sentence: str
+    action: str  # of the ALTER TABLE that mends it, or "" if there is none
 
 
 def check_columns(connection: Connection, table: Table) -> None:
@@ -181,53 +190,47 @@ def check_columns(connection: Connection, table: Table) -> None:
     present = connection.exec_driver_sql(COLUMNS, {"table": table.name}).all()
     if not present:
         return  # A role without rights on the table sees no column. `try_statement` tells it.
-    misfits: dict[str, str] = {}  # What is wrong, and the action that mends it, or "".
+    misfits: list[Misfit] = []
     for found in present:
-        column = table.columns.get(found.name)
-        if column is None or str(column) == LEFT_TO_DEFAULT:
-            misfits |= find_misfits_of_unset_column(table, found)
-        else:
-            wanted = column.type.compile(connection.dialect)
-            misfits |= find_misfits(column, wanted, found)
+        misfits += find_misfits(table, found, connection.dialect)
     names = [found.name for found in present]
     for column in table.columns:
         if column.name not in names and str(column) != LEFT_TO_DEFAULT:
-            misfits[f"{column.name} is missing"] = ""
-    if misfits:
-        line = f"The table {table.name}: {', '.join(misfits)}."
-        if all(misfits.values()):
-            line += f" This mends it: ALTER TABLE {table.name} {', '.join(misfits.values())};"
-        raise SystemExit(line)
+            misfits.append(Misfit(f"{column.name} is missing", ""))
+    if not misfits:
+        return
+    line = f"The table {table.name}: {', '.join(misfit.sentence for misfit in misfits)}."
+    actions = [misfit.action for misfit in misfits]
+    if all(actions):
+        line += f" This mends it: ALTER TABLE {table.name} {', '.join(actions)};"
+    raise SystemExit(line)
 
 
-def find_misfits_of_unset_column(table: Table, found: Any) -> dict[str, str]:
-    """Return what is wrong with a column that is never set: whether it needs to be."""
-    name = found.name
-    is_required = found.is_not_null and found.has_no_default
-    if is_required and f"{table.name}.{name}" == LEFT_TO_DEFAULT:
-        return {f"{name} must have a default": f"ALTER {name} SET DEFAULT now()"}
-    # In `users`, a sign-up with Better Auth sets further columns.
-    if is_required and table.name == "tasks":
-        return {f"{name} must not be required": f"ALTER {name} DROP NOT NULL"}
-    return {}
+def find_misfits(table: Table, found: Any, dialect: Dialect) -> Iterator[Misfit]:
+    """Yield what is wrong with a column.
 
-
-def find_misfits(column: Any, wanted: str, found: Any) -> dict[str, str]:
-    """Return what is wrong with a column that is to have the type `wanted`.
-
-    It may have another type, be too short, or not take NULL. The last is no fault in `users`, where
-    a sign-up with Better Auth sets the columns.
+    Columns of `users` may be required: a sign-up with Better Auth sets them.
     """
-    name = found.name
+    name = found.quoted_name
+    column: Any = table.columns.get(found.name)
+    is_required = found.is_not_null and found.has_no_default
+    if str(column) == LEFT_TO_DEFAULT:
+        if is_required:
+            yield Misfit(f"{name} must have a default", f"ALTER {name} SET DEFAULT now()")
+        return
+    if column is None:
+        if is_required and table.name == "tasks":
+            yield Misfit(f"{name} must not be required", f"ALTER {name} DROP NOT NULL")
+        return
+    if column.nullable and found.is_not_null and table.name == "tasks":
+        yield Misfit(f"{name} must not be required", f"ALTER {name} DROP NOT NULL")
+    wanted = column.type.compile(dialect)
     kind = wanted.partition("(")[0]  # VARCHAR of VARCHAR(200)
-    misfits = {}
-    if column.nullable and found.is_not_null and column.table.name == "tasks":
-        misfits[f"{name} must not be required"] = f"ALTER {name} DROP NOT NULL"
-    if found.udt_name not in FITTING_TYPES[kind]:
-        action = ""
-        if kind == "TIMESTAMP WITH TIME ZONE" and found.udt_name == "timestamp":
-            action = f"ALTER {name} TYPE {wanted} USING {name} AT TIME ZONE 'UTC'"
-        misfits[f"{name} must be {wanted}"] = action
-    elif found.length and found.length < (column.type.length or 0):
-        misfits[f"{name} must be {wanted}"] = f"ALTER {name} TYPE {wanted}"
-    return misfits
+    if found.type in FITTING_TYPES[kind]:
+        if found.length and found.length < column.type.length:
+            yield Misfit(f"{name} must be {wanted}", f"ALTER {name} TYPE {wanted}")
+    elif kind == "TIMESTAMP WITH TIME ZONE" and found.type == "timestamp":
+        conversion = f"ALTER {name} TYPE {wanted} USING {name} AT TIME ZONE 'UTC'"
+        yield Misfit(f"{name} must be {wanted}", conversion)
+    else:
+        yield Misfit(f"{name} must be {wanted}", "")
