@@ -146,15 +146,13 @@ async def refuse_input(request: Request, error: Exception) -> JSONResponse:
     """Answer 400 and name the field, but 401 or 403 first.
 
     FastAPI refuses a body that is not JSON before it runs get_current_user, so that is run here.
-    For other input it has run before, and runs again, which is cheap. What it raises is answered as
-    usual: this handler is called within the route, and ExceptionMiddleware catches what leaves it.
+    What it raises is answered as usual. (For other input it has run before; again is cheap.)
     """
     # Only the routes of the tasks have input, and all of them have a user_id.
     await get_current_user(request.path_params["user_id"], await bearer(request))
     field = "body"
     if isinstance(error, RequestValidationError):
-        # The last of ("body", "title"), also for the type `Title | MISSING`, or of ("path",
-        # "task_id"). For broken JSON it is a position in the body.
+        # The end of ("path", "task_id") or ("body", "title"), or of ("body", 17) for broken JSON.
         field = error.errors()[0]["loc"][-1]
     return JSONResponse({"detail": RULES.get(field, RULES["body"])}, 400)
 

@@ -83,16 +83,13 @@ remembered: dict[str, tuple[Identity, float]] = {}
 class PublishedKeys:
     """The keys that the frontend publishes (RFC 7517), kept while their address is down.
 
-    When they are read, and who waits for it:
+    When are they read? When a token names an unknown key, or when they are older than KEYS_FRESH,
+    but at most once in KEYS_RETRY.
 
-    - A token names a known key, read less than KEYS_FRESH ago: nothing is read.
-    - It names a known key, read before that: the keys are read again, but nobody waits for it.
-    - It names a known key, and no attempt was made for KEYS_UNTRIED: the keys are read again, and
-      all wait for it, because the key may have been withdrawn.
-    - It names an unknown key: the keys are read again, and those who need it wait.
-    - Within KEYS_RETRY of an attempt, no other one begins.
+    Who waits for that? Those whose key is unknown. Where nobody has tried for KEYS_UNTRIED, all the
+    others wait, too, because their key may have been withdrawn.
 
-    If the reading fails, the old keys serve on, however old: an outage signs nobody out.
+    And if it fails? The old keys serve on, however old: an outage signs nobody out.
     """
 
     def __init__(self, url: str) -> None:
@@ -111,15 +108,12 @@ class PublishedKeys:
         """
         if kid is None:
             raise jwt.InvalidSignatureError
-        # Begin an attempt?
         is_known = kid in self.keys
-        is_wanted = not is_known or self.fresh_seconds() <= 0
+        is_old = self.fresh_seconds() <= 0
         seconds_untried = time.monotonic() - self.tried_at
-        if is_wanted and seconds_untried >= KEYS_RETRY and not self.attempt:
+        if (is_old or not is_known) and seconds_untried >= KEYS_RETRY and not self.attempt:
             self.attempt = asyncio.create_task(self.read())
-        # Wait for it?
-        must_wait = not is_known or seconds_untried > KEYS_UNTRIED
-        if self.attempt and must_wait:
+        if self.attempt and (not is_known or seconds_untried > KEYS_UNTRIED):
             await asyncio.wait([self.attempt])  # Who gives up waiting does not end the attempt.
         if kid in self.keys:
             return self.keys[kid]
