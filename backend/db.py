@@ -70,7 +70,10 @@ def parse_address(address: str) -> dict[str, str]:
 
 
 def find_database() -> dict[str, str]:
-    """Return libpq's parameters for the database of NEON_DATABASE_URL, or raise SystemExit."""
+    """Return libpq's parameters for the database of NEON_DATABASE_URL, or raise SystemExit.
+
+    A DATABASE_URL has become the NEON_DATABASE_URL where the settings are loaded.
+    """
     address = os.environ.get("NEON_DATABASE_URL", "").strip()
     if address == "embedded":
         try:
@@ -186,9 +189,9 @@ def wait_on_event_loop(connection: extensions.connection) -> None:
 
     psycopg2 calls this instead of blocking (its "wait callback", made for coroutine libraries).
     A greenlet makes it possible: a function call that can be left in the middle and continued
-    later. `greenlet_spawn` runs `connect` and `execute` in one; `await_` leaves it until the event
-    loop finds the socket ready, as in SQLAlchemy's asyncio extension. A blocking driver thus needs
-    no threads, which would cost a fifth more CPU, and its waiting can be cancelled.
+    later. `greenlet_spawn` calls a function in one; `await_` leaves that call until the event loop
+    finds the socket ready, as in SQLAlchemy's asyncio extension. A blocking driver thus needs no
+    threads, which would cost a fifth more CPU, and its waiting can be cancelled.
     """
     while (state := connection.poll()) != extensions.POLL_OK:
         if state == extensions.POLL_READ:
@@ -197,16 +200,32 @@ def wait_on_event_loop(connection: extensions.connection) -> None:
             await_(anyio.wait_writable(connection.fileno()))
 
 
+def connect_in_greenlet(parameters: dict[str, str]) -> extensions.connection:
+    """Return a connection without BEGIN and COMMIT, which would each be a round trip."""
+    connection = psycopg2.connect(**parameters)
+    connection.autocommit = True
+    return connection
+
+
+def execute_in_greenlet(
+    connection: extensions.connection, statement: str, values: dict[str, Any]
+) -> list[Row]:
+    """Run a statement, and return its rows by the names of their columns."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement, values)
+        names = [column.name for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
 class Pool:
-    """At most `size` connections to the database."""
+    """At most `size` connections to the database, and at most a quarter of them for one user."""
 
     def __init__(self, size: int) -> None:
         self.parameters: dict[str, str] = {}  # of the database, for libpq
         # The connection used last is used next, for it is likeliest to be alive.
         self.idle: list[extensions.connection] = []
         self.places = asyncio.Semaphore(size)
-        # One user gets a quarter of the places, so that a locked row holds up nobody else.
-        self.share_size = max(1, size // 4)
+        self.share_size = max(1, size // 4)  # so that one user's locked row holds up nobody else
         self.shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def share_of(self, user_id: str) -> asyncio.Semaphore:
@@ -219,18 +238,20 @@ class Pool:
 
     async def execute(self, statement: str, values: dict[str, Any]) -> list[Row]:
         """Run a statement on an idle or a new connection, and return its rows."""
-        connection = self.take_idle() or await self.connect()
-        try:
-            return await greenlet_spawn(execute, connection, time_settings() + statement, values)
-        except asyncio.CancelledError:
-            # The deadline is over, and psycopg2 has closed the connection. PostgreSQL should have
-            # ended the statement before. So the network is silent, and the idle connections are
-            # useless, too.
-            self.close_idle()
-            raise
-        finally:
-            if not connection.closed:
-                self.idle.append(connection)
+        async with self.share_of(values["user_id"]), self.places:
+            connection = self.take_idle() or await self.connect()
+            try:
+                timed = time_settings() + statement
+                return await greenlet_spawn(execute_in_greenlet, connection, timed, values)
+            except asyncio.CancelledError:
+                # The deadline is over, before which PostgreSQL should have ended the statement. So
+                # the network is silent, and the idle connections are useless, too.
+                self.close_idle()
+                raise
+            finally:
+                # psycopg2 closes a connection that is cancelled while it waits.
+                if not connection.closed:
+                    self.idle.append(connection)
 
     def take_idle(self) -> extensions.connection | None:
         """Return a connection that is alive, if there is one."""
@@ -256,8 +277,8 @@ class Pool:
         for address in others:
             with suppress(TimeoutError, psycopg2.OperationalError):
                 async with asyncio.timeout(ADDRESS_TIMEOUT):
-                    return await greenlet_spawn(connect, self.parameters | address)
-        return await greenlet_spawn(connect, self.parameters | last)
+                    return await greenlet_spawn(connect_in_greenlet, self.parameters | address)
+        return await greenlet_spawn(connect_in_greenlet, self.parameters | last)
 
 
 async def look_up(parameters: dict[str, str]) -> list[dict[str, str]]:
@@ -270,21 +291,6 @@ async def look_up(parameters: dict[str, str]) -> list[dict[str, str]]:
         return [{}]
     found = await anyio.getaddrinfo(host, None, type=SOCK_STREAM)
     return [{"hostaddr": str(address[0])} for *_, address in found]
-
-
-def connect(parameters: dict[str, str]) -> extensions.connection:
-    """Return a connection without BEGIN and COMMIT, which would each be a round trip."""
-    connection = psycopg2.connect(**parameters)
-    connection.autocommit = True
-    return connection
-
-
-def execute(connection: extensions.connection, statement: str, values: dict[str, Any]) -> list[Row]:
-    """Run a statement, and return its rows by the names of their columns."""
-    with connection.cursor() as cursor:
-        cursor.execute(statement, values)
-        names = [column.name for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
 pool = Pool(POOL_SIZE)
@@ -313,8 +319,8 @@ def time_settings() -> str:
     """Return what goes before a statement, in the same message and round trip.
 
     It gives PostgreSQL the time that is left; raise TimeoutError if that is nothing. The statements
-    of one message are one transaction, at whose end LOCAL settings end, so that a pooler does not
-    hand them on to its next client.
+    of one message are one transaction, so LOCAL settings hold for those that follow, and end with
+    the message: a pooler does not hand them on to its next client.
     """
     left = request_deadline.get() - asyncio.get_running_loop().time() - STATEMENT_MARGIN
     milliseconds = int(left * 1000 / TIMEOUT_STEP) * TIMEOUT_STEP
@@ -329,9 +335,8 @@ async def fetch(statement: str, *, user_id: str, **values: Any) -> list[Row]:
     Raise UnavailableError at the request's deadline or if the connection fails, and psycopg2's
     error if PostgreSQL refuses the statement. What was sent is never sent again.
     """
-    share = pool.share_of(user_id)
     try:
-        async with asyncio.timeout_at(request_deadline.get()), share, pool.places:
+        async with asyncio.timeout_at(request_deadline.get()):
             return await pool.execute(statement, {"user_id": user_id, **values})
     except (
         psycopg2.OperationalError,  # such as a lost connection, or a statement that was cancelled

@@ -31,7 +31,8 @@ async def get_current_user(
 
     Raise 401 if it is missing or not genuine, and 403 if the path is another user's.
     """
-    start_deadline()  # for all that this request will wait for: the signing keys, and `fetch`
+    # It ends `fetch`. The signing keys, which come first, have a shorter timeout of their own.
+    start_deadline()
     if credentials is None:
         raise refusal(NOT_SENT)
     token = credentials.credentials

@@ -214,15 +214,16 @@ def find_misfits(table: Table, found: Any, dialect: Dialect) -> Iterator[Misfit]
     name = found.quoted_name
     column: Any = table.columns.get(found.name)
     is_required = found.is_not_null and found.has_no_default
-    if str(column) == LEFT_TO_DEFAULT:
-        if is_required:
-            yield Misfit(f"{name} must have a default", f"ALTER {name} SET DEFAULT now()")
-        return
     if column is None:
         if is_required and table.name == "tasks":
             yield Misfit(f"{name} must not be required", f"ALTER {name} DROP NOT NULL")
         return
+    if str(column) == LEFT_TO_DEFAULT:
+        if is_required:
+            yield Misfit(f"{name} must have a default", f"ALTER {name} SET DEFAULT now()")
+        return
     if column.nullable and found.is_not_null and table.name == "tasks":
+        # A default would not help: NULL is what the statements write.
         yield Misfit(f"{name} must not be required", f"ALTER {name} DROP NOT NULL")
     wanted = column.type.compile(dialect)
     kind = wanted.partition("(")[0]  # VARCHAR of VARCHAR(200)

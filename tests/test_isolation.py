@@ -19,7 +19,7 @@ ON_A_TASK = ROUTES[2:]
 def test_another_users_path_is_403_whether_or_not_user_and_task_exist(
     api, user, other, task, method, path, body
 ):
-    headers = {"Authorization": f"Bearer {token(other)}"}
+    headers = {"Authorization": f"Bearer {token(other)}"}  # instead of the owner's
     answers = [
         api.request(method, path.format(id=task_id), owner, headers=headers, json=body)
         for owner, task_id in ((user, task["id"]), (user, MAX_TASK_ID), ("nobody", task["id"]))

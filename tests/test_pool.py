@@ -111,7 +111,10 @@ async def ask(statement: str, user_id: str = "ada", **values: object) -> list[db
 
 
 async def is_unavailable(statement: str = WHO, user_id: str = "ada") -> bool:
-    """Return whether a request is told 503, and keep nothing of its exception."""
+    """Return whether a request is told 503.
+
+    An exception that is kept would keep its connection alive, by its traceback.
+    """
     try:
         await ask(statement, user_id)
     except UnavailableError:
@@ -265,7 +268,7 @@ def test_what_was_given_up_is_freed_at_once(pool, proxy, is_connected):
         assert sockets(proxy.port) == []
 
     asyncio.run(scenario())
-    assert proxy.connections == 8
+    assert proxy.connections == 8  # Those that were given up were not replaced.
 
 
 def test_an_idle_connection_that_fell_silent_takes_the_others_along(pool, proxy):
@@ -328,7 +331,7 @@ def test_a_silent_first_address_holds_up_nobody_for_long(
         began = time.monotonic()
         assert not any(await asyncio.gather(*first))
         assert SOON / 2 <= time.monotonic() - began < 4
-        # From now on there are connections.
+        # From now on there are connections: whoever had to make one would now wait for too long.
         monkeypatch.setattr(db, "ADDRESS_TIMEOUT", 60)
         second = [is_unavailable(user_id=f"user {number}") for number in range(30)]
         assert not any(await asyncio.gather(*second))
@@ -372,14 +375,15 @@ def test_a_slow_look_up_holds_up_nobody_else(pool, monkeypatch):
 
     async def scenario() -> None:
         await ask(WHO)
-        assert len(db.pool.idle) == 1
+        connection = db.pool.idle.pop()
+        # Eve has to connect, and so to look up the host.
         pool.parameters.update(host="two.example")
         monkeypatch.setattr(socket, "getaddrinfo", be_slow)
-        connection = db.pool.idle.pop()  # so that eve has to connect
         began = time.monotonic()
         with deadline_soon():
             waiting = asyncio.create_task(is_unavailable(user_id="eve"))
             await asyncio.to_thread(looking_up.wait, 10)
+        # Ada has the connection that was idle, and is answered meanwhile.
         db.pool.idle.append(connection)
         for _ in range(50):
             await ask(WHO)
@@ -411,9 +415,10 @@ def test_one_user_leaves_three_quarters_of_the_places_to_the_others():
     async def scenario() -> None:
         greedy = [asyncio.create_task(is_unavailable(PAUSE)) for _ in range(60)]
         await asyncio.sleep(0.1)
-        others = [ask(SHORT_PAUSE, f"user {number}") for number in range(15)]
+        free = db.POOL_SIZE - db.POOL_SIZE // 4
+        others = [ask(SHORT_PAUSE, f"user {number}") for number in range(free)]
         await asyncio.gather(*others)
-        assert len(db.pool.idle) == 15  # Each had a connection at the same time.
+        assert len(db.pool.idle) == free  # Each had a connection at the same time.
         with deadline_soon():
             assert await is_unavailable()  # to the greedy one, for want of a place
         assert not any(task.done() for task in greedy)

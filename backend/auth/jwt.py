@@ -76,7 +76,7 @@ class Identity:
     name: str | None = None
 
 
-# Genuine tokens, and the Unix time until which each is not checked again.
+# Genuine tokens, and the Unix time until which each is believed without another check.
 remembered: dict[str, tuple[Identity, float]] = {}
 
 
@@ -108,12 +108,14 @@ class PublishedKeys:
         """
         if kid is None:
             raise jwt.InvalidSignatureError
-        is_known = kid in self.keys
-        is_old = self.fresh_seconds() <= 0
+        is_unknown = kid not in self.keys
         seconds_untried = time.monotonic() - self.tried_at
-        if (is_old or not is_known) and seconds_untried >= KEYS_RETRY and not self.attempt:
+        must_read = is_unknown or self.fresh_seconds() <= 0
+        may_read = seconds_untried >= KEYS_RETRY and not self.attempt
+        must_wait = is_unknown or seconds_untried > KEYS_UNTRIED
+        if must_read and may_read:
             self.attempt = asyncio.create_task(self.read())
-        if self.attempt and (not is_known or seconds_untried > KEYS_UNTRIED):
+        if must_wait and self.attempt:
             await asyncio.wait([self.attempt])  # Who gives up waiting does not end the attempt.
         if kid in self.keys:
             return self.keys[kid]
@@ -182,7 +184,7 @@ async def verify(token: str) -> Identity:
     if is_of_plugin:
         key: Any = await published.get(header.get("kid"))
         algorithm = key.algorithm_name  # never the one that the token names
-        # While old keys serve on, this is past, so that no token of theirs is taken from memory.
+        # Then the keys are to be read again, so the token must ask for its key again.
         until = time.time() + published.fresh_seconds()
     else:
         key = SECRET
