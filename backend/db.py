@@ -1,8 +1,4 @@
-"""The database: its address, its tables, its connections, and `fetch`, the only way to its rows.
-
-First comes what happens once, at the start: the address, and the tables. Then what each request
-uses: waiting on the event loop, the pool of connections, and `fetch`.
-"""
+"""The database: its address, its connections, and `fetch`, the only way to its rows."""
 
 import asyncio
 import logging
@@ -17,28 +13,23 @@ from weakref import WeakValueDictionary
 import anyio
 import psycopg2
 from psycopg2 import errors, extensions
-from sqlalchemy import ClauseElement, Connection, create_engine, exc, func, inspect, select
-from sqlalchemy.pool import NullPool
+from sqlalchemy import ClauseElement, create_engine
 from sqlalchemy.util import await_, greenlet_spawn  # SQLAlchemy 2.1's own bridge to asyncio
-from sqlmodel import SQLModel
 
 from backend import (
     ADDRESS_TIMEOUT,
     CONNECT_TIMEOUT,
     DEADLINE,
-    LOCK_TIMEOUT,
-    ROOT,
     STATEMENT_MARGIN,
     UnavailableError,
-    read_number,
 )
-from backend.models import check_columns
+from backend.settings import NEON_DATABASE_URL, POOL_SIZE, ROOT, SECRET
 
 PUBLISHED = "public-development-secret"  # in the text of the secret that .env sets
-START_LOCK = 0x70D0  # any number, as long as all services lock the same
-POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
-# Milliseconds. Each statement's timeout is a multiple of it, because pg_stat_statements keeps an
-# entry for each timeout.
+EMBEDDED = ROOT / ".postgres"
+DIALECT = create_engine("postgresql+psycopg2://").dialect  # It compiles, and connects to nothing.
+# Milliseconds. Each statement's timeout is a multiple of it: the extension pg_stat_statements keeps
+# an entry for every timeout that it sees.
 TIMEOUT_STEP = 500
 
 Row = dict[str, Any]
@@ -70,93 +61,29 @@ def parse_address(address: str) -> dict[str, str]:
 
 
 def find_database() -> dict[str, str]:
-    """Return libpq's parameters for the database of NEON_DATABASE_URL, or raise SystemExit.
-
-    A DATABASE_URL has become the NEON_DATABASE_URL where the settings are loaded.
-    """
-    address = os.environ.get("NEON_DATABASE_URL", "").strip()
-    if address == "embedded":
+    """Return libpq's parameters for the database of NEON_DATABASE_URL, or raise SystemExit."""
+    if NEON_DATABASE_URL == "embedded":
         try:
             from backend import embedded  # which is no part of production
         except ImportError:
             raise SystemExit(
                 "NEON_DATABASE_URL=embedded needs requirements.txt installed."
             ) from None
-        return embedded.start(ROOT / ".postgres")
-    if PUBLISHED in os.environ.get("BETTER_AUTH_SECRET", ""):
+        parameters = embedded.start(EMBEDDED)
+    elif PUBLISHED in SECRET:
         raise SystemExit("BETTER_AUTH_SECRET is the published one: for the embedded database only.")
-    return parse_address(address)
+    else:
+        parameters = parse_address(NEON_DATABASE_URL)
+    parameters.setdefault("connect_timeout", str(CONNECT_TIMEOUT))  # It counts at the start only.
+    parameters["client_encoding"] = "utf8"
+    return parameters
 
 
-def open_database(statements: list[str], trial: dict[str, Any]) -> None:
-    """Make the tables, try the statements with the values of `trial`, and let `fetch` work.
-
-    Raise SystemExit if that cannot be.
-    """
-    pool.parameters["connect_timeout"] = str(CONNECT_TIMEOUT)  # unless the address says otherwise
-    pool.parameters.update(find_database())
-    pool.parameters["client_encoding"] = "utf8"
-    prepare_tables(statements, trial)
-    extensions.set_wait_callback(wait_on_event_loop)  # From here on, for every connection.
-    if hasattr(os, "register_at_fork"):
-        # If a server forks after its first request, parent and child share the sockets of idle
-        # connections, and each would read the other's answers. So the child forgets them. They
-        # stay open for the parent: psycopg2 closes a connection only in the process that made it.
-        os.register_at_fork(after_in_child=pool.idle.clear)
-
-
-def describe_database() -> str:
+def describe_database(parameters: dict[str, str]) -> str:
     """Return the database's host and name, or where the embedded one is, for the log."""
-    if os.environ.get("NEON_DATABASE_URL", "").strip() == "embedded":
-        return f"embedded in {ROOT / '.postgres'}"
-    return f"{pool.parameters.get('host')}/{pool.parameters.get('dbname')}"
-
-
-def connect_at_start() -> extensions.connection:
-    """Return a connection as psycopg2 makes it, before it waits on the event loop."""
-    return psycopg2.connect(**pool.parameters)
-
-
-# It is for the start, and to compile statements. Requests use the connections of `pool`.
-engine = create_engine("postgresql+psycopg2://", creator=connect_at_start, poolclass=NullPool)
-
-
-def prepare_tables(statements: list[str], trial: dict[str, Any]) -> None:
-    """Make the tables that are missing; try each statement on those that were there already.
-
-    Raise SystemExit if the database does not answer or its tables do not fit.
-    """
-    try:
-        with engine.begin() as connection:
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'")
-            connection.execute(select(func.pg_advisory_xact_lock(START_LOCK)))
-            has_table = inspect(connection).has_table
-            is_new = not has_table("tasks") and not has_table("users")
-            SQLModel.metadata.create_all(connection)
-            for table in SQLModel.metadata.sorted_tables:
-                check_columns(connection, table)
-            if is_new:
-                return  # Nothing can be wrong, and a trial would use up the first id.
-            for statement in statements:
-                try_statement(connection, statement, trial)
-    except exc.DBAPIError as error:
-        reason = str(error.orig).splitlines()[0]
-        raise SystemExit(f"The database cannot be used: {reason}") from None
-
-
-def try_statement(connection: Connection, statement: str, trial: dict[str, Any]) -> None:
-    """Run a statement and undo it, to learn at start of a missing right or a read-only server.
-
-    It may fail for want of a user's row: in a table of Better Auth's, a sign-up makes it.
-    """
-    savepoint = connection.begin_nested()
-    try:
-        connection.exec_driver_sql(statement, trial)
-    except exc.IntegrityError as error:
-        if not wants_sign_up(error.orig):
-            raise
-    finally:
-        savepoint.rollback()
+    if NEON_DATABASE_URL == "embedded":
+        return f"embedded in {EMBEDDED}"
+    return f"{parameters.get('host')}/{parameters.get('dbname')}"
 
 
 def wants_sign_up(error: Any) -> bool:
@@ -175,9 +102,9 @@ def prepare(statement: ClauseElement) -> str:
 
     Raise TypeError if it has no parameter user_id, or one that `fetch` would not fill.
     """
-    compiled: Any = statement.compile(dialect=engine.dialect)
+    compiled: Any = statement.compile(dialect=DIALECT)
     if "user_id" not in compiled.binds:
-        raise TypeError("A statement names its owner in the parameter user_id.")
+        raise TypeError("The statement lacks the parameter user_id, which names the owner.")
     for name, parameter in compiled.binds.items():
         if not parameter.required:  # as that of `Task.id == 5`
             raise TypeError(f"{name} has a value already; bindparam() makes a parameter of it.")
@@ -221,12 +148,23 @@ class Pool:
     """At most `size` connections to the database, and at most a quarter of them for one user."""
 
     def __init__(self, size: int) -> None:
-        self.parameters: dict[str, str] = {}  # of the database, for libpq
+        self.parameters: dict[str, str] = {}  # of the database, for libpq; open() sets them
         # The connection used last is used next, for it is likeliest to be alive.
         self.idle: list[extensions.connection] = []
         self.places = asyncio.Semaphore(size)
         self.share_size = max(1, size // 4)  # so that one user's locked row holds up nobody else
         self.shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    def open(self, parameters: dict[str, str]) -> None:
+        """Let requests use this database, and every connection from now on the event loop."""
+        self.parameters = parameters
+        extensions.set_wait_callback(wait_on_event_loop)
+        if hasattr(os, "register_at_fork"):
+            # If a server forks after its first request, parent and child share the sockets of idle
+            # connections, and each would read the other's answers. So the child forgets them. They
+            # stay open for the parent: psycopg2 closes a connection only in the process that made
+            # it.
+            os.register_at_fork(after_in_child=self.idle.clear)
 
     def share_of(self, user_id: str) -> asyncio.Semaphore:
         """Return a user's share of the places. It exists while a request of the user holds it."""
@@ -244,8 +182,8 @@ class Pool:
                 timed = time_settings() + statement
                 return await greenlet_spawn(execute_in_greenlet, connection, timed, values)
             except asyncio.CancelledError:
-                # The deadline is over, before which PostgreSQL should have ended the statement. So
-                # the network is silent, and the idle connections are useless, too.
+                # Most likely the deadline is over, before which PostgreSQL should have ended the
+                # statement. So the network is silent, and the idle connections are useless, too.
                 self.close_idle()
                 raise
             finally:
@@ -270,8 +208,8 @@ class Pool:
     async def connect(self) -> extensions.connection:
         """Return a new connection, to the first address of the host that answers.
 
-        libpq alone would wait for a silent address until the request's deadline: it heeds its
-        connect_timeout only where it blocks. So each address but the last gets ADDRESS_TIMEOUT.
+        With a wait callback libpq ignores connect_timeout, and would wait for a silent address
+        until the request's deadline. So each address but the last gets ADDRESS_TIMEOUT.
         """
         *others, last = await look_up(self.parameters)
         for address in others:

@@ -31,7 +31,8 @@ async def get_current_user(
 
     Raise 401 if it is missing or not genuine, and 403 if the path is another user's.
     """
-    # It ends `fetch`. The signing keys, which come first, have a shorter timeout of their own.
+    # `fetch` ends at this deadline. The signing keys, which may be waited for before, have a
+    # shorter timeout of their own.
     start_deadline()
     if credentials is None:
         raise refusal(NOT_SENT)

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import os
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,11 +16,12 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend import UnavailableError
-from backend.auth.jwt import ISSUER, KEYS_URL, ORIGIN, read_origin
-from backend.db import describe_database, open_database, pool
+from backend.db import describe_database, find_database, pool
 from backend.dependencies import bearer, get_current_user
 from backend.models import RULES, Health
 from backend.routes import tasks
+from backend.settings import ISSUER, KEYS_URL, ORIGINS
+from backend.tables import prepare_tables
 
 MAX_BODY_SIZE = 65536  # bytes
 RETRY_AFTER = "5"  # seconds
@@ -35,20 +35,10 @@ machine `python -m backend.auth.jwt ada` prints one for the user `ada`.
 
 **Errors** are `{"detail": "<one sentence>"}`. Of several that apply, you get the first of 413
 (too large), 401 (no genuine token), 403 (another user's path), 400 (not valid), 404 (no such task
-of this user) and 409 (too many tasks).
+of this user) and 409 (too many tasks, or first sign up).
 """
 
 logger = logging.getLogger(__name__)
-
-
-def read_origins() -> list[str]:
-    """Return the origins whose pages may call, or raise SystemExit."""
-    name = "BETTER_AUTH_TRUSTED_ORIGINS"
-    addresses = os.environ.get(name, "").split(",")
-    return [ORIGIN] + [read_origin(name, address) for address in addresses if address.strip()]
-
-
-ORIGINS = read_origins()
 
 
 def start() -> None:
@@ -60,10 +50,12 @@ def start() -> None:
     failure would be a traceback. So `python -m backend.main` checks everything, and ends.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    open_database(tasks.STATEMENTS, tasks.TRIAL)
+    database = find_database()
+    prepare_tables(database, tasks.STATEMENTS, tasks.TRIAL)
+    pool.open(database)
     logger.info(
         "database %s, issuer %s, keys %s, origins %s",
-        describe_database(),
+        describe_database(database),
         ISSUER,
         KEYS_URL,
         " ".join(ORIGINS),
@@ -106,10 +98,10 @@ class BodyLimitMiddleware:
 
 
 class App(FastAPI):
-    """FastAPI with 400 instead of 422 for input that is not valid."""
+    """FastAPI, but its document does not name 422: `refuse_input` answers 400 instead."""
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document without the 422 that FastAPI adds to it."""
+        """Return the OpenAPI document."""
         document = super().openapi()
         for operations in document["paths"].values():
             for operation in operations.values():
@@ -160,14 +152,15 @@ async def refuse_input(request: Request, error: Exception) -> JSONResponse:
     """Answer 400 and name the field, but 401 or 403 first.
 
     FastAPI refuses a body that is not JSON before it runs get_current_user, so that is run here.
-    Starlette wraps each route, where this handler is called, and the whole app: what is raised here
-    is answered there.
+    (After other input it runs a second time, which is cheap.) Starlette catches exceptions twice:
+    around each route, which calls this handler, and around the app, which answers what this raises.
     """
     # Only the routes of the tasks have input, and all of them have a user_id.
     await get_current_user(request.path_params["user_id"], await bearer(request))
     field = "body"
     if isinstance(error, RequestValidationError):
         # The end of ("path", "task_id") or ("body", "title"), or of ("body", 17) for broken JSON.
+        # A field that may be MISSING is written no differently.
         field = error.errors()[0]["loc"][-1]
     return JSONResponse({"detail": RULES.get(field, RULES["body"])}, 400)
 

@@ -1,11 +1,10 @@
-"""The two tables, what requests and answers hold, and whether tables that exist fit."""
+"""The two tables, what requests and answers hold, and how errors are documented."""
 
-from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import MISSING, AfterValidator, StrictBool, StringConstraints
-from sqlalchemy import BigInteger, Connection, DateTime, Dialect, Index, Table, false, func
+from sqlalchemy import BigInteger, DateTime, Index, false, func
 from sqlmodel import Field, SQLModel
 
 MAX_TASK_ID = 2**53 - 1  # what JavaScript counts exactly
@@ -150,88 +149,3 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         content = {"application/json": {"example": {"detail": example}}}
         documented[status] = {"model": Problem, "description": description, "content": content}
     return documented
-
-
-# Nothing reads this column, and nothing sets it but its default.
-LEFT_TO_DEFAULT = "users.created_at"
-# For each type of our columns, the types of PostgreSQL that will do.
-FITTING_TYPES = {
-    "BIGINT": ("int8", "int4"),
-    "BOOLEAN": ("bool",),
-    "TIMESTAMP WITH TIME ZONE": ("timestamptz",),
-    "VARCHAR": ("varchar", "text", "citext"),
-}
-COLUMNS = """
-    SELECT
-        column_name AS name,
-        quote_ident(column_name) AS quoted_name,
-        udt_name AS type,
-        character_maximum_length AS length,
-        is_nullable = 'NO' AS is_not_null,
-        column_default IS NULL AND is_identity = 'NO' AND is_generated = 'NEVER' AS has_no_default
-    FROM information_schema.columns
-    WHERE table_schema = ANY (current_schemas(false)) AND table_name = %(table)s
-    ORDER BY ordinal_position
-"""
-
-
-class Misfit(NamedTuple):
-    """What is wrong with a column."""
-
-    sentence: str
-    action: str  # of the ALTER TABLE that mends it, or "" if there is none
-
-
-def check_columns(connection: Connection, table: Table) -> None:
-    """Raise SystemExit if a table that somebody else made has columns that do not fit.
-
-    Its one line has the ALTER TABLE that mends the table, if there is one.
-    """
-    present = connection.exec_driver_sql(COLUMNS, {"table": table.name}).all()
-    if not present:
-        return  # A role without rights on the table sees no column. `try_statement` tells it.
-    misfits: list[Misfit] = []
-    for found in present:
-        misfits += find_misfits(table, found, connection.dialect)
-    names = [found.name for found in present]
-    for column in table.columns:
-        if column.name not in names and str(column) != LEFT_TO_DEFAULT:
-            misfits.append(Misfit(f"{column.name} is missing", ""))
-    if not misfits:
-        return
-    line = f"The table {table.name}: {', '.join(misfit.sentence for misfit in misfits)}."
-    actions = [misfit.action for misfit in misfits]
-    if all(actions):
-        line += f" This mends it: ALTER TABLE {table.name} {', '.join(actions)};"
-    raise SystemExit(line)
-
-
-def find_misfits(table: Table, found: Any, dialect: Dialect) -> Iterator[Misfit]:
-    """Yield what is wrong with a column.
-
-    Columns of `users` may be required: a sign-up with Better Auth sets them.
-    """
-    name = found.quoted_name
-    column: Any = table.columns.get(found.name)
-    is_required = found.is_not_null and found.has_no_default
-    if column is None:
-        if is_required and table.name == "tasks":
-            yield Misfit(f"{name} must not be required", f"ALTER {name} DROP NOT NULL")
-        return
-    if str(column) == LEFT_TO_DEFAULT:
-        if is_required:
-            yield Misfit(f"{name} must have a default", f"ALTER {name} SET DEFAULT now()")
-        return
-    if column.nullable and found.is_not_null and table.name == "tasks":
-        # A default would not help: NULL is what the statements write.
-        yield Misfit(f"{name} must not be required", f"ALTER {name} DROP NOT NULL")
-    wanted = column.type.compile(dialect)
-    kind = wanted.partition("(")[0]  # VARCHAR of VARCHAR(200)
-    if found.type in FITTING_TYPES[kind]:
-        if found.length and found.length < column.type.length:
-            yield Misfit(f"{name} must be {wanted}", f"ALTER {name} TYPE {wanted}")
-    elif kind == "TIMESTAMP WITH TIME ZONE" and found.type == "timestamp":
-        conversion = f"ALTER {name} TYPE {wanted} USING {name} AT TIME ZONE 'UTC'"
-        yield Misfit(f"{name} must be {wanted}", conversion)
-    else:
-        yield Misfit(f"{name} must be {wanted}", "")

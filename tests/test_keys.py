@@ -175,12 +175,18 @@ def keys() -> Iterator[KeyServer]:
     server.stop()
 
 
+def reload_tokens() -> ModuleType:
+    """Return the service's module for tokens, with the settings that are in the environment now."""
+    importlib.reload(importlib.import_module("backend.settings"))
+    return importlib.reload(importlib.import_module("backend.auth.jwt"))
+
+
 @pytest.fixture
 def module(keys: KeyServer, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The service's module for tokens, in this process, with its keys at the key server's."""
     monkeypatch.setenv("BETTER_AUTH_SECRET", SECRET)
     monkeypatch.setenv("BETTER_AUTH_URL", keys.url)
-    return importlib.reload(importlib.import_module("backend.auth.jwt"))
+    return reload_tokens()
 
 
 @pytest.fixture
@@ -635,7 +641,7 @@ def test_issuer_audience_and_address_follow_the_settings(keys, monkeypatch, sett
     monkeypatch.setenv("BETTER_AUTH_SECRET", SECRET)
     for name, value in settings.items():
         monkeypatch.setenv(name, value.format(url=keys.url))
-    module = importlib.reload(importlib.import_module("backend.auth.jwt"))
+    module = reload_tokens()
 
     async def scenario() -> None:
         assert (await module.verify(genuine(keys, iss=issuer, aud=issuer))).id == "ada"

@@ -3,16 +3,14 @@
 import argparse
 import asyncio
 import logging
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import jwt
-from pydantic import AnyHttpUrl
 
 from backend import KEYS_TIMEOUT, UnavailableError
+from backend.settings import AUDIENCE, ISSUER, KEYS_URL, SECRET
 
 PLUGIN_ALGORITHMS = ("EdDSA", "ES256", "ES512", "RS256", "PS256")  # of Better Auth's jwt plugin
 MAX_TOKEN_LENGTH = 8192  # PyJWT looks at every byte, genuine or not.
@@ -21,50 +19,12 @@ MAX_REMEMBERED_TOKENS = 2048
 LEEWAY = 30  # Clocks may differ by so much.
 KEYS_FRESH = 300  # The published keys are good for so long before they are read again.
 KEYS_RETRY = 10  # At least so much time passes between two attempts to read them.
-KEYS_UNTRIED = 600  # If no attempt was made for so long, even tokens of known keys wait for one.
+KEYS_UNTRIED = 600  # After so long without an attempt, all requests wait for the next one.
 
 Claims = dict[str, Any]
 KeySet = dict[str, Any]
 
 logger = logging.getLogger(__name__)
-
-
-def read_secret() -> str:
-    """Return BETTER_AUTH_SECRET, or raise SystemExit if HS256 would not be safe with it."""
-    secret = os.environ.get("BETTER_AUTH_SECRET", "").rstrip("\r\n")  # the end of a file
-    if len(secret.encode()) < 32:
-        raise SystemExit("BETTER_AUTH_SECRET must have at least 32 bytes (RFC 7518, section 3.2).")
-    try:
-        jwt.get_algorithm_by_name("HS256").prepare_key(secret)
-    except jwt.InvalidKeyError:
-        raise SystemExit("BETTER_AUTH_SECRET must not be a public key or certificate.") from None
-    return secret
-
-
-def read_origin(name: str, address: str) -> str:
-    """Return the origin of an address as browsers write it (RFC 6454, section 6.2).
-
-    Raise SystemExit with the name of the setting if it is no address, or has a wildcard or a
-    password in it.
-    """
-    try:
-        url = AnyHttpUrl(address.strip())
-    except ValueError:
-        url = None
-    if url is None or url.username or url.password or "*" in address:
-        raise SystemExit(f"{name} must be an address such as https://app.example.com.")
-    scheme, _, host, *_ = str(url).split("/")  # "https:", "" and "app.example.com:8443"
-    return f"{scheme}//{host}"
-
-
-SECRET = read_secret()
-URL = os.environ.get("BETTER_AUTH_URL", "").strip()
-ORIGIN = read_origin("BETTER_AUTH_URL", URL)
-ISSUER = os.environ.get("BETTER_AUTH_ISSUER") or ORIGIN
-AUDIENCE = os.environ.get("BETTER_AUTH_AUDIENCE") or ORIGIN
-AUTH_PATH = urlsplit(URL).path.rstrip("/") or "/api/auth"
-KEYS_URL = os.environ.get("BETTER_AUTH_JWKS_URL", "").strip() or f"{ORIGIN}{AUTH_PATH}/jwks"
-read_origin("BETTER_AUTH_JWKS_URL", KEYS_URL)  # only to refuse what is no address
 
 
 @dataclass(frozen=True)
@@ -83,13 +43,12 @@ remembered: dict[str, tuple[Identity, float]] = {}
 class PublishedKeys:
     """The keys that the frontend publishes (RFC 7517), kept while their address is down.
 
-    When are they read? When a token names an unknown key, or when they are older than KEYS_FRESH,
-    but at most once in KEYS_RETRY.
+    Only requests cause a reading. Usually nobody waits for it: the first request after KEYS_FRESH
+    begins it, and known keys serve on meanwhile. But whoever names an unknown key waits. After
+    KEYS_UNTRIED without any attempt all wait, because their key may have been withdrawn.
 
-    Who waits for that? Those whose key is unknown. Where nobody has tried for KEYS_UNTRIED, all the
-    others wait, too, because their key may have been withdrawn.
-
-    And if it fails? The old keys serve on, however old: an outage signs nobody out.
+    If a reading fails, the old keys serve on, however old: an outage signs nobody out. The next one
+    begins KEYS_RETRY later at the earliest.
     """
 
     def __init__(self, url: str) -> None:
@@ -116,7 +75,7 @@ class PublishedKeys:
         if must_read and may_read:
             self.attempt = asyncio.create_task(self.read())
         if must_wait and self.attempt:
-            await asyncio.wait([self.attempt])  # Who gives up waiting does not end the attempt.
+            await asyncio.wait([self.attempt])  # If a request is cancelled, the attempt goes on.
         if kid in self.keys:
             return self.keys[kid]
         if self.fresh_seconds() > 0:
@@ -184,7 +143,8 @@ async def verify(token: str) -> Identity:
     if is_of_plugin:
         key: Any = await published.get(header.get("kid"))
         algorithm = key.algorithm_name  # never the one that the token names
-        # Then the keys are to be read again, so the token must ask for its key again.
+        # Believed no longer than its key is fresh. While old keys serve on, this time is past, so
+        # that the token asks for its key each time.
         until = time.time() + published.fresh_seconds()
     else:
         key = SECRET
