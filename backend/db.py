@@ -74,7 +74,7 @@ def find_database() -> dict[str, str]:
         raise SystemExit("BETTER_AUTH_SECRET is the published one: for the embedded database only.")
     else:
         parameters = parse_address(NEON_DATABASE_URL)
-    parameters.setdefault("connect_timeout", str(CONNECT_TIMEOUT))  # It counts at the start only.
+    parameters.setdefault("connect_timeout", str(CONNECT_TIMEOUT))  # at the start
     parameters["client_encoding"] = "utf8"
     return parameters
 
@@ -97,7 +97,7 @@ def wants_sign_up(error: Any) -> bool:
     return isinstance(error, errors.ForeignKeyViolation)
 
 
-def prepare(statement: ClauseElement) -> str:
+def compile_sql(statement: ClauseElement) -> str:
     """Return a statement's SQL for `fetch`.
 
     Raise TypeError if it has no parameter user_id, or one that `fetch` would not fill.
@@ -156,7 +156,10 @@ class Pool:
         self.shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def open(self, parameters: dict[str, str]) -> None:
-        """Let requests use this database, and every connection from now on the event loop."""
+        """Use this database from now on.
+
+        The wait callback is the whole process's, so whatever blocks must be done before.
+        """
         self.parameters = parameters
         extensions.set_wait_callback(wait_on_event_loop)
         if hasattr(os, "register_at_fork"):
@@ -176,18 +179,20 @@ class Pool:
 
     async def execute(self, statement: str, values: dict[str, Any]) -> list[Row]:
         """Run a statement on an idle or a new connection, and return its rows."""
-        async with self.share_of(values["user_id"]), self.places:
+        share = self.share_of(values["user_id"])
+        async with share, self.places:
             connection = self.take_idle() or await self.connect()
             try:
                 timed = time_settings() + statement
                 return await greenlet_spawn(execute_in_greenlet, connection, timed, values)
             except asyncio.CancelledError:
-                # Most likely the deadline is over, before which PostgreSQL should have ended the
-                # statement. So the network is silent, and the idle connections are useless, too.
+                # At the deadline `fetch` cancels this. PostgreSQL should have ended the statement
+                # before, so the network is silent, and the idle connections are useless, too.
                 self.close_idle()
                 raise
             finally:
-                # psycopg2 closes a connection that is cancelled while it waits.
+                # psycopg2 closes a connection that is cancelled while it waits. So only sound ones
+                # return.
                 if not connection.closed:
                     self.idle.append(connection)
 

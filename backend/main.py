@@ -12,6 +12,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, RedirectResponse
+from starlette.middleware import Middleware
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -44,7 +45,8 @@ logger = logging.getLogger(__name__)
 def start() -> None:
     """Get the database ready, and log what is in use; raise SystemExit with one line.
 
-    It tries the STATEMENTS of routes/tasks.py with the values of TRIAL, and undoes what they did.
+    On tables that exist already it tries the STATEMENTS of routes/tasks.py with the values of
+    TRIAL, and undoes what they did.
 
     This happens when the module is imported, before uvicorn listens, and not in `lifespan`, whose
     failure would be a traceback. So `python -m backend.main` checks everything, and ends.
@@ -111,61 +113,22 @@ class App(FastAPI):
         return document
 
 
-start()
-app = App(
-    title="Todo",
-    version="1.0.0",
-    description=DESCRIPTION,
-    # FastAPI 0.165's include_router keeps the router, and so matches every request twice: in the
-    # app and again in the router, which made a read a tenth dearer.
-    routes=list(tasks.router.routes),
-    redirect_slashes=False,  # A redirect would go to whatever host the Host header names.
-    lifespan=lifespan,
-)
-app.add_middleware(BodyLimitMiddleware, max_size=MAX_BODY_SIZE)
-app.add_middleware(
-    CORSMiddleware,
-    allow_origins=ORIGINS,
-    allow_methods=["*"],
-    allow_headers=["*"],
-    allow_credentials=True,
-    expose_headers=["Retry-After"],
-)
-
-
-@app.head("/health", include_in_schema=False)
-@app.get("/health", operation_id="health", summary="Tell that the service runs")
-async def health() -> Health:
-    """This needs no token, and does not wake the database."""
-    return Health()
-
-
-@app.head("/", include_in_schema=False)
-@app.get("/", include_in_schema=False)
-async def root() -> RedirectResponse:
-    return RedirectResponse("/docs")
-
-
-@app.exception_handler(RequestValidationError)
-@app.exception_handler(400)  # for a body that FastAPI cannot parse
 async def refuse_input(request: Request, error: Exception) -> JSONResponse:
     """Answer 400 and name the field, but 401 or 403 first.
 
-    FastAPI refuses a body that is not JSON before it runs get_current_user, so that is run here.
-    (After other input it runs a second time, which is cheap.) Starlette catches exceptions twice:
-    around each route, which calls this handler, and around the app, which answers what this raises.
+    FastAPI refuses broken JSON before it runs get_current_user, so that is run here. (For other
+    input this is its second run, which is cheap.) A 401 or 403 that it raises is answered, too:
+    this handler runs within the route, and Starlette catches what it raises around the app.
     """
     # Only the routes of the tasks have input, and all of them have a user_id.
     await get_current_user(request.path_params["user_id"], await bearer(request))
     field = "body"
     if isinstance(error, RequestValidationError):
         # The end of ("path", "task_id") or ("body", "title"), or of ("body", 17) for broken JSON.
-        # A field that may be MISSING is written no differently.
         field = error.errors()[0]["loc"][-1]
     return JSONResponse({"detail": RULES.get(field, RULES["body"])}, 400)
 
 
-@app.exception_handler(404)
 async def not_found(_request: Request, error: HTTPException) -> JSONResponse:
     """Answer 404, with a sentence of ours instead of Starlette's two words."""
     detail = error.detail
@@ -174,11 +137,10 @@ async def not_found(_request: Request, error: HTTPException) -> JSONResponse:
     return JSONResponse({"detail": detail}, 404)
 
 
-@app.exception_handler(405)
 async def method_not_allowed(request: Request, _error: HTTPException) -> JSONResponse:
     """Answer 405 with the methods of all routes at this address: a route knows only its own."""
     methods: set[str] = set()
-    for route in app.routes:
+    for route in request.app.routes:
         match, _ = route.matches(request.scope)
         if match is not Match.NONE:
             methods |= getattr(route, "methods", set())
@@ -186,14 +148,12 @@ async def method_not_allowed(request: Request, _error: HTTPException) -> JSONRes
     return JSONResponse({"detail": "This address does not take this method."}, 405, headers)
 
 
-@app.exception_handler(UnavailableError)
 async def unavailable(_request: Request, _error: Exception) -> JSONResponse:
     """Answer 503 to a failure that may be over soon."""
     detail = "The database or the sign-in keys are unavailable."
     return JSONResponse({"detail": detail}, 503, {"Retry-After": RETRY_AFTER})
 
 
-@app.exception_handler(psycopg2.Error)
 async def statement_failed(_request: Request, error: psycopg2.Error) -> JSONResponse:
     """Answer 500 where a table was changed after the start, or where there is a bug.
 
@@ -216,6 +176,51 @@ def collect_less_garbage() -> None:
     """
     gc.freeze()
     gc.set_threshold(5_000, 20, 100)
+
+
+start()
+app = App(
+    title="Todo",
+    version="1.0.0",
+    description=DESCRIPTION,
+    # FastAPI 0.165's include_router keeps the router, and so matches every request twice: in the
+    # app and again in the router, which made a read a tenth dearer.
+    routes=list(tasks.router.routes),
+    redirect_slashes=False,  # A redirect would go to whatever host the Host header names.
+    lifespan=lifespan,
+    middleware=[
+        Middleware(
+            CORSMiddleware,
+            allow_origins=ORIGINS,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            allow_credentials=True,
+            expose_headers=["Retry-After"],
+        ),
+        Middleware(BodyLimitMiddleware, max_size=MAX_BODY_SIZE),
+    ],
+    exception_handlers={
+        RequestValidationError: refuse_input,
+        400: refuse_input,  # for a body that FastAPI cannot parse
+        404: not_found,
+        405: method_not_allowed,
+        UnavailableError: unavailable,
+        psycopg2.Error: statement_failed,
+    },
+)
+
+
+@app.head("/health", include_in_schema=False)
+@app.get("/health", operation_id="health", summary="Tell that the service runs")
+async def health() -> Health:
+    """This needs no token, and does not wake the database."""
+    return Health()
+
+
+@app.head("/", include_in_schema=False)
+@app.get("/", include_in_schema=False)
+async def root() -> RedirectResponse:
+    return RedirectResponse("/docs")
 
 
 collect_less_garbage()

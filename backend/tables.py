@@ -13,7 +13,8 @@ from backend.db import wants_sign_up
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
 # Nothing reads this column, and nothing sets it but its default.
 LEFT_TO_DEFAULT = "users.created_at"
-# For each type of our columns, the types of PostgreSQL that will do.
+# For each type of our columns, the types of PostgreSQL that will do. One that is not named here is
+# left to `try_statement`.
 FITTING_TYPES = {
     "BIGINT": ("int8", "int4"),
     "BOOLEAN": ("bool",),
@@ -130,8 +131,8 @@ def find_misfits(table: Table, found: Any, dialect: Dialect) -> Iterator[Misfit]
         yield not_required
     wanted = column.type.compile(dialect)
     kind = wanted.partition("(")[0]  # VARCHAR of VARCHAR(200)
-    if found.type in FITTING_TYPES[kind]:
-        if found.length and found.length < column.type.length:
+    if found.type in FITTING_TYPES.get(kind, (found.type,)):
+        if found.length and found.length < (column.type.length or 0):
             yield Misfit(f"{name} must be {wanted}", f"ALTER {name} TYPE {wanted}")
     elif kind == "TIMESTAMP WITH TIME ZONE" and found.type == "timestamp":
         conversion = f"ALTER {name} TYPE {wanted} USING {name} AT TIME ZONE 'UTC'"

@@ -175,11 +175,11 @@ WRONG_STATEMENTS = {
 @pytest.mark.parametrize("statement", WRONG_STATEMENTS.values(), ids=WRONG_STATEMENTS)
 def test_a_statement_that_does_not_fit_fails_where_it_is_written(statement):
     with pytest.raises(TypeError):
-        db.prepare(statement)
+        db.compile_sql(statement)
 
 
 def test_a_statement_that_fits_is_text():
-    assert "%(user_id)s" in db.prepare(select(Task).where(OWN))
+    assert "%(user_id)s" in db.compile_sql(select(Task).where(OWN))
 
 
 @pytest.mark.usefixtures("pool")

@@ -19,7 +19,7 @@ MAX_REMEMBERED_TOKENS = 2048
 LEEWAY = 30  # Clocks may differ by so much.
 KEYS_FRESH = 300  # The published keys are good for so long before they are read again.
 KEYS_RETRY = 10  # At least so much time passes between two attempts to read them.
-KEYS_UNTRIED = 600  # After so long without an attempt, all requests wait for the next one.
+KEYS_IDLE = 600  # After so long without an attempt, all requests wait for the next one.
 
 Claims = dict[str, Any]
 KeySet = dict[str, Any]
@@ -45,10 +45,10 @@ class PublishedKeys:
 
     Only requests cause a reading. Usually nobody waits for it: the first request after KEYS_FRESH
     begins it, and known keys serve on meanwhile. But whoever names an unknown key waits. After
-    KEYS_UNTRIED without any attempt all wait, because their key may have been withdrawn.
+    KEYS_IDLE without any attempt all wait, because their key may have been withdrawn.
 
-    If a reading fails, the old keys serve on, however old: an outage signs nobody out. The next one
-    begins KEYS_RETRY later at the earliest.
+    If a reading fails, the old keys serve on, however old: an outage signs nobody out. The next
+    reading begins KEYS_RETRY later at the earliest.
     """
 
     def __init__(self, url: str) -> None:
@@ -71,7 +71,8 @@ class PublishedKeys:
         seconds_untried = time.monotonic() - self.tried_at
         must_read = is_unknown or self.fresh_seconds() <= 0
         may_read = seconds_untried >= KEYS_RETRY and not self.attempt
-        must_wait = is_unknown or seconds_untried > KEYS_UNTRIED
+        # Not as soon as the keys are old: in an outage, known keys would wait for each attempt.
+        must_wait = is_unknown or seconds_untried > KEYS_IDLE
         if must_read and may_read:
             self.attempt = asyncio.create_task(self.read())
         if must_wait and self.attempt:
@@ -143,8 +144,8 @@ async def verify(token: str) -> Identity:
     if is_of_plugin:
         key: Any = await published.get(header.get("kid"))
         algorithm = key.algorithm_name  # never the one that the token names
-        # Believed no longer than its key is fresh. While old keys serve on, this time is past, so
-        # that the token asks for its key each time.
+        # As long as its key is fresh. While old keys serve on, this time is past, and the token is
+        # checked each time.
         until = time.time() + published.fresh_seconds()
     else:
         key = SECRET

@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from sqlalchemy import any_, bindparam, case, delete, func, not_, text, update
 from sqlmodel import col, select
 
-from backend.db import Row, fetch, prepare, wants_sign_up
+from backend.db import Row, compile_sql, fetch, wants_sign_up
 from backend.dependencies import CurrentUser
 from backend.models import (
     MAX_TASK_ID,
@@ -52,9 +52,10 @@ def as_json_array(tasks: str) -> str:
     """  # noqa: S608 - `tasks` is a statement of this file
 
 
-# `user_id` is always the `sub` of a verified token, never a value of the request.
+# Each statement's SQL, compiled once. `user_id` is always the `sub` of a verified token, never a
+# value of the request.
 LIST = as_json_array(
-    prepare(
+    compile_sql(
         select(Task)
         .where(
             col(Task.user_id) == bindparam("user_id"),
@@ -67,20 +68,20 @@ LIST = as_json_array(
         )
     )
 )
-READ = prepare(
+READ = compile_sql(
     select(Task).where(
         col(Task.user_id) == bindparam("user_id"),
         col(Task.id) == bindparam("task_id"),
     )
 )
-# A user's first task also makes the user's row, in `owner`:
-# - PostgreSQL runs `owner` although nothing reads it, and checks the task's foreign key after it.
-# - If the user has a row, no INSERT is attempted. PostgreSQL checks NOT NULL before ON CONFLICT, so
-#   it would fail where the table is Better Auth's and requires further columns.
-# - If another request makes the same row at this moment, ON CONFLICT leaves that one alone.
-# - If the table wants each e-mail address once, and another user has this one, ON CONFLICT makes no
-#   row. Then the foreign key fails, and `wants_sign_up` makes a 409 of it.
-CREATE = prepare(
+# A user's first task also makes the user's row, in `owner`, which PostgreSQL runs although nothing
+# reads it. The task's foreign key is checked at the end of the whole statement. If
+# - the user has a row: no INSERT is attempted. It would fail where the table is Better Auth's and
+#   requires further columns, for PostgreSQL checks NOT NULL before ON CONFLICT.
+# - another request makes the row at this moment: ON CONFLICT leaves that one alone.
+# - the e-mail address must be unique and is another user's: ON CONFLICT makes no row. The foreign
+#   key fails, and `wants_sign_up` makes a 409 of it.
+CREATE = compile_sql(
     text("""
         WITH owner AS (
             INSERT INTO users (id, email, name)
@@ -95,7 +96,7 @@ CREATE = prepare(
     """)
 )
 # Parameters in values() cannot have the names of columns, so they are called new_...
-UPDATE = prepare(
+UPDATE = compile_sql(
     update(Task)
     .where(
         col(Task.user_id) == bindparam("user_id"),
@@ -112,7 +113,7 @@ UPDATE = prepare(
     )
     .returning(Task)
 )
-TOGGLE = prepare(
+TOGGLE = compile_sql(
     update(Task)
     .where(
         col(Task.user_id) == bindparam("user_id"),
@@ -124,7 +125,7 @@ TOGGLE = prepare(
     )
     .returning(Task)
 )
-DELETE = prepare(
+DELETE = compile_sql(
     delete(Task)
     .where(
         col(Task.user_id) == bindparam("user_id"),

@@ -23,6 +23,8 @@ from load import (
     ANSWER_DUE,
     OTHERS,
     POOL,
+    Answer,
+    Client,
     Figures,
     LateProxy,
     Load,
@@ -278,15 +280,15 @@ def test_four_workers_that_start_on_an_empty_database_make_the_tables_once(
 def test_a_locked_row_that_60_requests_want_holds_up_nobody_else(
     database: Postgres, url: str, figures: Figures
 ) -> None:
-    async def want(task: int) -> list[tuple[httpx.Response, float]]:
-        async def toggle(client: httpx.AsyncClient) -> tuple[httpx.Response, float]:
+    async def want(task: int) -> list[tuple[Answer, float]]:
+        async def toggle() -> tuple[Answer, float]:
+            client = Client(running, "ada")
             began = time.monotonic()
-            answer = await client.patch(f"{path('ada')}/{task}/complete", headers=headers("ada"))
+            answer = await client.request("PATCH", f"/{task}/complete")
+            client.close()
             return answer, time.monotonic() - began
 
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=running.url, timeout=15, limits=limits) as client:
-            return await asyncio.gather(*(toggle(client) for _ in range(60)))
+        return await asyncio.gather(*(toggle() for _ in range(60)))
 
     def refused_at_once() -> None:
         for status, authorization in (401, "Bearer none"), (403, f"Bearer {token('eve')}"):
