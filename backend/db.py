@@ -74,7 +74,7 @@ def find_database() -> dict[str, str]:
         raise SystemExit("BETTER_AUTH_SECRET is the published one: for the embedded database only.")
     else:
         parameters = parse_address(NEON_DATABASE_URL)
-    parameters.setdefault("connect_timeout", str(CONNECT_TIMEOUT))  # at the start
+    parameters.setdefault("connect_timeout", str(CONNECT_TIMEOUT))  # See Pool.connect.
     parameters["client_encoding"] = "utf8"
     return parameters
 
@@ -100,7 +100,7 @@ def wants_sign_up(error: Any) -> bool:
 def compile_sql(statement: ClauseElement) -> str:
     """Return a statement's SQL for `fetch`.
 
-    Raise TypeError if it has no parameter user_id, or one that `fetch` would not fill.
+    Raise TypeError unless user_id is a parameter, and each parameter is a bindparam().
     """
     compiled: Any = statement.compile(dialect=DIALECT)
     if "user_id" not in compiled.binds:
@@ -118,7 +118,8 @@ def wait_on_event_loop(connection: extensions.connection) -> None:
     A greenlet makes it possible: a function call that can be left in the middle and continued
     later. `greenlet_spawn` calls a function in one; `await_` leaves that call until the event loop
     finds the socket ready, as in SQLAlchemy's asyncio extension. A blocking driver thus needs no
-    threads, which would cost a fifth more CPU, and its waiting can be cancelled.
+    threads, which would cost a fifth more CPU, and its waiting can be cancelled. Only connecting
+    and executing wait.
     """
     while (state := connection.poll()) != extensions.POLL_OK:
         if state == extensions.POLL_READ:
@@ -186,13 +187,12 @@ class Pool:
                 timed = time_settings() + statement
                 return await greenlet_spawn(execute_in_greenlet, connection, timed, values)
             except asyncio.CancelledError:
-                # At the deadline `fetch` cancels this. PostgreSQL should have ended the statement
-                # before, so the network is silent, and the idle connections are useless, too.
+                # `fetch` cancels this at the deadline, before which PostgreSQL should have ended
+                # the statement. So nothing arrives any more, on the idle connections either.
                 self.close_idle()
                 raise
             finally:
-                # psycopg2 closes a connection that is cancelled while it waits. So only sound ones
-                # return.
+                # psycopg2 closes a connection whose wait callback raises: no cancelled one returns.
                 if not connection.closed:
                     self.idle.append(connection)
 
@@ -213,8 +213,8 @@ class Pool:
     async def connect(self) -> extensions.connection:
         """Return a new connection, to the first address of the host that answers.
 
-        With a wait callback libpq ignores connect_timeout, and would wait for a silent address
-        until the request's deadline. So each address but the last gets ADDRESS_TIMEOUT.
+        libpq heeds connect_timeout at the start only: with a wait callback, it would wait for a
+        silent address until the request's deadline. So each but the last gets ADDRESS_TIMEOUT.
         """
         *others, last = await look_up(self.parameters)
         for address in others:

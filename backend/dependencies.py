@@ -27,13 +27,11 @@ def refusal(detail: str) -> HTTPException:
 async def get_current_user(
     user_id: str, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Identity:
-    """Return whose token it is.
+    """Return whose token it is, and start the request's deadline, which `fetch` needs.
 
     Raise 401 if it is missing or not genuine, and 403 if the path is another user's.
     """
-    # `fetch` ends at this deadline. The signing keys, which may be waited for before, have a
-    # shorter timeout of their own.
-    start_deadline()
+    start_deadline()  # Waiting for the signing keys counts, and has a shorter timeout of its own.
     if credentials is None:
         raise refusal(NOT_SENT)
     token = credentials.credentials

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg2
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, RedirectResponse
@@ -48,8 +48,8 @@ def start() -> None:
     On tables that exist already it tries the STATEMENTS of routes/tasks.py with the values of
     TRIAL, and undoes what they did.
 
-    This happens when the module is imported, before uvicorn listens, and not in `lifespan`, whose
-    failure would be a traceback. So `python -m backend.main` checks everything, and ends.
+    It happens before uvicorn listens, and not in `lifespan`, whose failure would be a traceback. So
+    `python -m backend.main` checks everything, and ends.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     database = find_database()
@@ -74,8 +74,8 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 class BodyLimitMiddleware:
     """Refuse a body over `max_size` bytes with 413 while it arrives.
 
-    FastAPI reads the body within its route, and lets the HTTPException through, so that it is
-    answered as any other. A body that no route reads is ignored.
+    The HTTPException is raised by `receive`, which FastAPI awaits within the route. So it surfaces
+    there, and is answered as any other. A body that no route reads is ignored.
     """
 
     # FastAPI's own max_body_size (0.165) carries out a DELETE with a large body, and then answers
@@ -116,9 +116,10 @@ class App(FastAPI):
 async def refuse_input(request: Request, error: Exception) -> JSONResponse:
     """Answer 400 and name the field, but 401 or 403 first.
 
-    FastAPI refuses broken JSON before it runs get_current_user, so that is run here. (For other
-    input this is its second run, which is cheap.) A 401 or 403 that it raises is answered, too:
-    this handler runs within the route, and Starlette catches what it raises around the app.
+    FastAPI parses the body before it runs get_current_user, so broken JSON would be 400 even
+    without a token. Therefore that is run here. (For other input this is its second run, which is
+    cheap.) What it raises is not lost: this handler is called by the route, and Starlette looks for
+    a handler once more around all routes.
     """
     # Only the routes of the tasks have input, and all of them have a user_id.
     await get_current_user(request.path_params["user_id"], await bearer(request))
@@ -178,49 +179,56 @@ def collect_less_garbage() -> None:
     gc.set_threshold(5_000, 20, 100)
 
 
-start()
-app = App(
-    title="Todo",
-    version="1.0.0",
-    description=DESCRIPTION,
-    # FastAPI 0.165's include_router keeps the router, and so matches every request twice: in the
-    # app and again in the router, which made a read a tenth dearer.
-    routes=list(tasks.router.routes),
-    redirect_slashes=False,  # A redirect would go to whatever host the Host header names.
-    lifespan=lifespan,
-    middleware=[
-        Middleware(
-            CORSMiddleware,
-            allow_origins=ORIGINS,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            allow_credentials=True,
-            expose_headers=["Retry-After"],
-        ),
-        Middleware(BodyLimitMiddleware, max_size=MAX_BODY_SIZE),
-    ],
-    exception_handlers={
-        RequestValidationError: refuse_input,
-        400: refuse_input,  # for a body that FastAPI cannot parse
-        404: not_found,
-        405: method_not_allowed,
-        UnavailableError: unavailable,
-        psycopg2.Error: statement_failed,
-    },
-)
+router = APIRouter()
 
 
-@app.head("/health", include_in_schema=False)
-@app.get("/health", operation_id="health", summary="Tell that the service runs")
+@router.head("/health", include_in_schema=False)
+@router.get("/health", operation_id="health", summary="Tell that the service runs")
 async def health() -> Health:
     """This needs no token, and does not wake the database."""
     return Health()
 
 
-@app.head("/", include_in_schema=False)
-@app.get("/", include_in_schema=False)
+@router.head("/", include_in_schema=False)
+@router.get("/", include_in_schema=False)
 async def root() -> RedirectResponse:
     return RedirectResponse("/docs")
 
 
-collect_less_garbage()
+def create_app() -> FastAPI:
+    """Start the service, and return its app."""
+    start()
+    app = App(
+        title="Todo",
+        version="1.0.0",
+        description=DESCRIPTION,
+        # FastAPI 0.165's include_router keeps the router, and so matches every request twice: in
+        # the app and again in the router, which made a read a tenth dearer.
+        routes=[*tasks.router.routes, *router.routes],
+        redirect_slashes=False,  # A redirect would go to whatever host the Host header names.
+        lifespan=lifespan,
+        middleware=[
+            Middleware(
+                CORSMiddleware,
+                allow_origins=ORIGINS,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                allow_credentials=True,
+                expose_headers=["Retry-After"],
+            ),
+            Middleware(BodyLimitMiddleware, max_size=MAX_BODY_SIZE),
+        ],
+        exception_handlers={
+            RequestValidationError: refuse_input,
+            400: refuse_input,  # for a body that FastAPI cannot parse
+            404: not_found,
+            405: method_not_allowed,
+            UnavailableError: unavailable,
+            psycopg2.Error: statement_failed,
+        },
+    )
+    collect_less_garbage()
+    return app
+
+
+app = create_app()  # at import, where uvicorn and the hosts expect it

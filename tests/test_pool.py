@@ -113,7 +113,8 @@ async def ask(statement: str, user_id: str = "ada", **values: object) -> list[db
 async def is_unavailable(statement: str = WHO, user_id: str = "ada") -> bool:
     """Return whether a request is told 503.
 
-    An exception that is kept would keep its connection alive, by its traceback.
+    An exception that is kept would keep its connection alive, by its traceback, and `connections`
+    would count it.
     """
     try:
         await ask(statement, user_id)
@@ -376,7 +377,7 @@ def test_a_slow_look_up_holds_up_nobody_else(pool, monkeypatch):
     async def scenario() -> None:
         await ask(WHO)
         connection = db.pool.idle.pop()
-        # Eve has to connect, and so to look up the host.
+        # Eve has to connect, and so to look up the host. Only her deadline is soon.
         pool.parameters.update(host="two.example")
         monkeypatch.setattr(socket, "getaddrinfo", be_slow)
         began = time.monotonic()

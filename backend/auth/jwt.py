@@ -71,7 +71,7 @@ class PublishedKeys:
         seconds_untried = time.monotonic() - self.tried_at
         must_read = is_unknown or self.fresh_seconds() <= 0
         may_read = seconds_untried >= KEYS_RETRY and not self.attempt
-        # Not as soon as the keys are old: in an outage, known keys would wait for each attempt.
+        # A known key does not wait just because it is old: in an outage, it would each time.
         must_wait = is_unknown or seconds_untried > KEYS_IDLE
         if must_read and may_read:
             self.attempt = asyncio.create_task(self.read())
@@ -80,7 +80,7 @@ class PublishedKeys:
         if kid in self.keys:
             return self.keys[kid]
         if self.fresh_seconds() > 0:
-            raise jwt.InvalidSignatureError
+            raise jwt.InvalidSignatureError  # The keys are new enough to be believed.
         raise UnavailableError
 
     def fresh_seconds(self) -> float:
@@ -99,7 +99,7 @@ class PublishedKeys:
             logger.warning("signing keys unavailable at %s: %s", self.client.uri, name)
         else:
             if key_set != self.key_set:
-                remembered.clear()  # A key that signed some of them may be withdrawn.
+                remembered.clear()  # The key of some of these tokens may be withdrawn.
             self.key_set = key_set
             self.keys = keys
             self.fresh_until = time.monotonic() + KEYS_FRESH
@@ -144,8 +144,8 @@ async def verify(token: str) -> Identity:
     if is_of_plugin:
         key: Any = await published.get(header.get("kid"))
         algorithm = key.algorithm_name  # never the one that the token names
-        # As long as its key is fresh. While old keys serve on, this time is past, and the token is
-        # checked each time.
+        # The token is believed without another check while its key is fresh. While old keys serve
+        # on, this time is past, and the token is checked each time.
         until = time.time() + published.fresh_seconds()
     else:
         key = SECRET
@@ -173,7 +173,7 @@ async def verify(token: str) -> Identity:
 
 
 def read_identity(claims: Claims) -> Identity:
-    """Return whose a token is: what `sub` says and nothing else; raise PyJWTError."""
+    """Return whose a token is, by its `sub` alone, or raise PyJWTError."""
     user_id = claims["sub"]
     if not 1 <= len(user_id) <= 255 or not user_id.isprintable():
         raise jwt.InvalidTokenError
