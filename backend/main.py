@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,12 +18,11 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend import UnavailableError
-from backend.db import describe_database, find_database, pool
+from backend.auth.jwt import ISSUER, KEYS_URL, ORIGIN, read_origin
+from backend.db import describe_database, find_database, pool, prepare_tables
 from backend.dependencies import bearer, get_current_user
 from backend.models import RULES, Health
 from backend.routes import tasks
-from backend.settings import ISSUER, KEYS_URL, ORIGINS
-from backend.tables import prepare_tables
 
 MAX_BODY_SIZE = 65536  # bytes
 RETRY_AFTER = "5"  # seconds
@@ -40,6 +40,16 @@ of this user) and 409 (too many tasks, or first sign up).
 """
 
 logger = logging.getLogger(__name__)
+
+
+def read_origins() -> list[str]:
+    """Return the origins whose pages may call, or raise SystemExit."""
+    name = "BETTER_AUTH_TRUSTED_ORIGINS"
+    addresses = os.environ.get(name, "").split(",")
+    return [ORIGIN] + [read_origin(name, address) for address in addresses if address.strip()]
+
+
+ORIGINS = read_origins()
 
 
 def start() -> None:

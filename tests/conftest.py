@@ -14,7 +14,7 @@ import pytest
 
 from tests import clones, harness, tables
 
-# Before the service's settings are imported, so that a developer's .env.local adds nothing.
+# Importing the service loaded a developer's .env.local, before its modules read their settings.
 os.environ.update(harness.environment_of_service())
 
 # In the order of need, but for the clone: it brings its own PostgreSQL.

@@ -10,18 +10,17 @@ from typing import Any
 import jwt
 import pytest
 
-from backend import db, settings
-from backend.auth import jwt as tokens
+import backend
+from backend.auth.jwt import read_origin, read_secret
 from backend.db import describe_database, find_database, parse_address
-from backend.settings import read_origin, read_secret
 from tests.harness import FRONTEND, NOWHERE, PASSWORD, ROOT, SECRET, SETTINGS, token
 
 PUBLISHED = "public-development-secret-for-the-embedded-database-only"
 
 
-def read_settings() -> dict[str, Any]:
-    """Return the settings, by their names in settings.py, as they are in the environment now."""
-    return runpy.run_path(str(ROOT / "backend" / "settings.py"))
+def run_module(file: str) -> dict[str, Any]:
+    """Return what a module of the service defines when it is run anew, with the settings of now."""
+    return runpy.run_path(str(ROOT / "backend" / file))
 
 
 def refusal_of(refusal: pytest.ExceptionInfo[SystemExit]) -> str:
@@ -107,17 +106,14 @@ def test_an_address_may_leave_things_out(address):
 @pytest.mark.parametrize("address", [NOWHERE, f" {NOWHERE}\n"])
 def test_the_database_is_that_of_neon_database_url(monkeypatch, address):
     monkeypatch.setenv("NEON_DATABASE_URL", address)
-    assert read_settings()["NEON_DATABASE_URL"] == NOWHERE
-    monkeypatch.setattr(db, "NEON_DATABASE_URL", NOWHERE)
     added = {"connect_timeout": "4", "client_encoding": "utf8"}
     assert find_database() == parse_address(NOWHERE) | added
 
 
 @pytest.mark.parametrize("secret", [PUBLISHED, f"{PUBLISHED}\n", f"my-{PUBLISHED}"])
 def test_the_published_secret_guards_no_database_but_the_embedded_one(monkeypatch, secret):
+    monkeypatch.setenv("NEON_DATABASE_URL", NOWHERE)
     monkeypatch.setenv("BETTER_AUTH_SECRET", secret)
-    monkeypatch.setattr(db, "SECRET", read_settings()["SECRET"])
-    monkeypatch.setattr(db, "NEON_DATABASE_URL", NOWHERE)
     with pytest.raises(SystemExit) as refusal:
         find_database()
     assert refusal_of(refusal).startswith("BETTER_AUTH_SECRET is the published one")
@@ -146,29 +142,29 @@ def test_the_environment_comes_before_files_and_neon_before_database(
 ):
     (tmp_path / ".env").write_text("NEON_DATABASE_URL=file\n")
     (tmp_path / ".env.local").write_text(local)
-    monkeypatch.setattr(settings, "ROOT", tmp_path)
+    monkeypatch.setattr(backend, "ROOT", tmp_path)
     for name in ("NEON_DATABASE_URL", "DATABASE_URL"):
         monkeypatch.delenv(name)
     for name, value in real.items():
         monkeypatch.setenv(name, value)
-    settings.load_settings()
+    backend.load_settings()
     assert os.environ["NEON_DATABASE_URL"] == expected
 
 
 def test_env_may_name_the_database_in_database_url(tmp_path, monkeypatch):
     (tmp_path / ".env").write_text("DATABASE_URL=file\n")
-    monkeypatch.setattr(settings, "ROOT", tmp_path)
+    monkeypatch.setattr(backend, "ROOT", tmp_path)
     for name in ("NEON_DATABASE_URL", "DATABASE_URL"):
         monkeypatch.delenv(name)
-    settings.load_settings()
+    backend.load_settings()
     assert os.environ["NEON_DATABASE_URL"] == "file"
 
 
 def test_a_developers_env_local_sets_nothing_for_the_tests(tmp_path, monkeypatch):
     (tmp_path / ".env.local").write_text("\n".join(f"{name}=hostile" for name in SETTINGS))
-    monkeypatch.setattr(settings, "ROOT", tmp_path)
+    monkeypatch.setattr(backend, "ROOT", tmp_path)
     before = dict(os.environ)
-    settings.load_settings()
+    backend.load_settings()
     assert dict(os.environ) == before
 
 
@@ -183,14 +179,14 @@ def test_the_tests_know_every_setting_of_the_service():
 def test_a_number_that_cannot_be_is_refused(monkeypatch, text):
     monkeypatch.setenv("SIZE", text)
     with pytest.raises(SystemExit) as refusal:
-        settings.read_number("SIZE", default=20, most=10000)
+        backend.read_number("SIZE", default=20, most=10000)
     assert refusal_of(refusal) == "SIZE must be a whole number from 1 to 10000."
 
 
 @pytest.mark.parametrize(("text", "number"), [("1", 1), ("10000", 10000), ("", 20)])
 def test_a_number_that_can_be_is_read(monkeypatch, text, number):
     monkeypatch.setenv("SIZE", text)
-    assert settings.read_number("SIZE", default=20, most=10000) == number
+    assert backend.read_number("SIZE", default=20, most=10000) == number
 
 
 @pytest.mark.parametrize(
@@ -260,44 +256,47 @@ def test_an_origin_is_written_as_browsers_write_it(address, origin):
 
 
 @pytest.mark.parametrize(
-    ("setting", "mistake"),
+    ("file", "setting", "mistake"),
     [
-        ("BETTER_AUTH_SECRET", PASSWORD * 4),
-        ("BETTER_AUTH_URL", ""),
-        ("BETTER_AUTH_JWKS_URL", f"file:///{PASSWORD}"),
-        ("BETTER_AUTH_JWKS_URL", f"https://ada:{PASSWORD}@h/jwks"),
-        ("DATABASE_POOL_SIZE", "0"),
-        ("DATABASE_POOL_SIZE", "10000"),
-        ("MAX_TASKS_PER_USER", "0"),
-        ("MAX_TASKS_PER_USER", "1000001"),
-        ("BETTER_AUTH_TRUSTED_ORIGINS", f"{FRONTEND},https://*.{PASSWORD}.example"),
+        ("auth/jwt.py", "BETTER_AUTH_SECRET", PASSWORD * 4),
+        ("auth/jwt.py", "BETTER_AUTH_URL", ""),
+        ("auth/jwt.py", "BETTER_AUTH_JWKS_URL", f"file:///{PASSWORD}"),
+        ("auth/jwt.py", "BETTER_AUTH_JWKS_URL", f"https://ada:{PASSWORD}@h/jwks"),
+        ("db.py", "DATABASE_POOL_SIZE", "0"),
+        ("db.py", "DATABASE_POOL_SIZE", "10000"),
+        ("routes/tasks.py", "MAX_TASKS_PER_USER", "0"),
+        ("routes/tasks.py", "MAX_TASKS_PER_USER", "1000001"),
+        ("main.py", "BETTER_AUTH_TRUSTED_ORIGINS", f"{FRONTEND},https://*.{PASSWORD}.example"),
     ],
 )
-def test_a_mistake_in_a_setting_is_refused(monkeypatch, setting, mistake):
+def test_a_module_refuses_a_mistake_in_its_setting(monkeypatch, file, setting, mistake):
     monkeypatch.setenv(setting, mistake)
     with pytest.raises(SystemExit) as refusal:
-        read_settings()
+        run_module(file)
     assert refusal_of(refusal).startswith(f"{setting} must ")
 
 
 @pytest.mark.parametrize(
-    ("setting", "name", "default"),
-    [("DATABASE_POOL_SIZE", "POOL_SIZE", 20), ("MAX_TASKS_PER_USER", "MAX_TASKS", 10_000)],
+    ("file", "setting", "name", "default"),
+    [
+        ("db.py", "DATABASE_POOL_SIZE", "POOL_SIZE", 20),
+        ("routes/tasks.py", "MAX_TASKS_PER_USER", "MAX_TASKS", 10_000),
+    ],
 )
-def test_a_number_is_that_of_its_setting(monkeypatch, setting, name, default):
-    assert read_settings()[name] == default
+def test_a_number_is_that_of_its_setting(monkeypatch, file, setting, name, default):
+    assert run_module(file)[name] == default
     monkeypatch.setenv(setting, "7")
-    assert read_settings()[name] == 7
+    assert run_module(file)[name] == 7
 
 
 @pytest.mark.parametrize("address", ["http://keys.example/jwks", " http://keys.example/jwks\n"])
 def test_the_address_of_the_keys_may_have_blanks_around_it(monkeypatch, address):
     monkeypatch.setenv("BETTER_AUTH_JWKS_URL", address)
-    assert read_settings()["KEYS_URL"] == "http://keys.example/jwks"
+    assert run_module("auth/jwt.py")["KEYS_URL"] == "http://keys.example/jwks"
 
 
 @pytest.mark.parametrize(
-    ("environment", "issuer", "audience"),
+    ("settings", "issuer", "audience"),
     [
         ({}, FRONTEND, FRONTEND),
         ({"BETTER_AUTH_ISSUER": "me"}, "me", FRONTEND),
@@ -305,19 +304,16 @@ def test_the_address_of_the_keys_may_have_blanks_around_it(monkeypatch, address)
         ({"BETTER_AUTH_ISSUER": "me", "BETTER_AUTH_AUDIENCE": "you"}, "me", "you"),
     ],
 )
-def test_issuer_and_audience_each_follow_their_setting(monkeypatch, environment, issuer, audience):
-    for name, value in environment.items():
+def test_issuer_and_audience_each_follow_their_setting(monkeypatch, settings, issuer, audience):
+    for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    found = read_settings()
-    monkeypatch.setattr(tokens, "ISSUER", found["ISSUER"])
-    monkeypatch.setattr(tokens, "AUDIENCE", found["AUDIENCE"])
+    verify = run_module("auth/jwt.py")["verify"]
     genuine = token(iss=issuer, aud=audience)
-    assert asyncio.run(tokens.verify(genuine)).id == "ada"
+    assert asyncio.run(verify(genuine)).id == "ada"
     with pytest.raises(jwt.InvalidIssuerError):
-        asyncio.run(tokens.verify(token(iss="else", aud=audience)))
+        asyncio.run(verify(token(iss="else", aud=audience)))
     with pytest.raises(jwt.InvalidAudienceError):
-        asyncio.run(tokens.verify(token(iss=issuer, aud="else")))
-    tokens.remembered.clear()
+        asyncio.run(verify(token(iss=issuer, aud="else")))
 
 
 def test_a_service_that_cannot_start_says_one_line_and_ends_with_status_1(starting_in_vain):
@@ -358,23 +354,20 @@ def test_a_start_leaves_no_rows_behind_whether_it_makes_the_tables_or_not(
 
 
 def test_the_embedded_database_is_called_so_with_its_folder(monkeypatch):
-    monkeypatch.setattr(db, "NEON_DATABASE_URL", "embedded")
+    monkeypatch.setenv("NEON_DATABASE_URL", "embedded")
     assert (
         describe_database({"host": "127.0.0.1", "dbname": "postgres"})
         == f"embedded in {ROOT / '.postgres'}"
     )
 
 
-@pytest.mark.parametrize(
-    "file",
-    ["settings.py", "auth/jwt.py", "dependencies.py", "routes/tasks.py", "tables.py", "db.py"],
-)
+@pytest.mark.parametrize("file", ["auth/jwt.py", "db.py", "dependencies.py", "routes/tasks.py"])
 def test_importing_a_module_touches_no_database_and_no_network(monkeypatch, file):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         monkeypatch.setenv("NEON_DATABASE_URL", f"postgresql://127.0.0.1:{port}/todo")
         monkeypatch.setenv("BETTER_AUTH_URL", f"http://127.0.0.1:{port}")
-        runpy.run_path(str(ROOT / "backend" / file))
+        run_module(file)
         listener.setblocking(False)
         with pytest.raises(BlockingIOError):
             listener.accept()

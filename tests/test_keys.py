@@ -179,7 +179,6 @@ def keys() -> Iterator[KeyServer]:
 
 def reload_tokens() -> ModuleType:
     """Return the service's module for tokens, with the settings that are in the environment now."""
-    importlib.reload(importlib.import_module("backend.settings"))
     return importlib.reload(importlib.import_module("backend.auth.jwt"))
 
 

@@ -3,14 +3,16 @@
 import argparse
 import asyncio
 import logging
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import jwt
+from pydantic import AnyHttpUrl
 
 from backend import KEYS_TIMEOUT, UnavailableError
-from backend.settings import AUDIENCE, ISSUER, KEYS_URL, SECRET
 
 PLUGIN_ALGORITHMS = ("EdDSA", "ES256", "ES512", "RS256", "PS256")  # of Better Auth's jwt plugin
 MAX_TOKEN_LENGTH = 8192  # PyJWT looks at every byte, genuine or not.
@@ -25,6 +27,44 @@ Claims = dict[str, Any]
 KeySet = dict[str, Any]
 
 logger = logging.getLogger(__name__)
+
+
+def read_secret() -> str:
+    """Return BETTER_AUTH_SECRET, or raise SystemExit if HS256 would not be safe with it."""
+    secret = os.environ.get("BETTER_AUTH_SECRET", "").rstrip("\r\n")  # the end of a file
+    if len(secret.encode()) < 32:
+        raise SystemExit("BETTER_AUTH_SECRET must have at least 32 bytes (RFC 7518, section 3.2).")
+    try:
+        jwt.get_algorithm_by_name("HS256").prepare_key(secret)
+    except jwt.InvalidKeyError:
+        raise SystemExit("BETTER_AUTH_SECRET must not be a public key or certificate.") from None
+    return secret
+
+
+def read_origin(name: str, address: str) -> str:
+    """Return the origin of an address as browsers write it (RFC 6454, section 6.2).
+
+    Raise SystemExit with the name of the setting if it is no address, or has a wildcard or a
+    password in it.
+    """
+    try:
+        url = AnyHttpUrl(address.strip())
+    except ValueError:
+        url = None
+    if url is None or url.username or url.password or "*" in address:
+        raise SystemExit(f"{name} must be an address such as https://app.example.com.")
+    scheme, _, host, *_ = str(url).split("/")  # "https:", "" and "app.example.com:8443"
+    return f"{scheme}//{host}"
+
+
+SECRET = read_secret()
+URL = os.environ.get("BETTER_AUTH_URL", "").strip()
+ORIGIN = read_origin("BETTER_AUTH_URL", URL)
+ISSUER = os.environ.get("BETTER_AUTH_ISSUER") or ORIGIN
+AUDIENCE = os.environ.get("BETTER_AUTH_AUDIENCE") or ORIGIN
+AUTH_PATH = urlsplit(URL).path.rstrip("/") or "/api/auth"
+KEYS_URL = os.environ.get("BETTER_AUTH_JWKS_URL", "").strip() or f"{ORIGIN}{AUTH_PATH}/jwks"
+read_origin("BETTER_AUTH_JWKS_URL", KEYS_URL)  # only to refuse what is no address
 
 
 @dataclass(frozen=True)

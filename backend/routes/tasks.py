@@ -11,6 +11,7 @@ from pydantic_core import to_json
 from sqlalchemy import any_, bindparam, case, delete, func, not_, text, update
 from sqlmodel import col, select
 
+from backend import read_number
 from backend.db import Row, compile_sql, fetch, wants_sign_up
 from backend.dependencies import CurrentUser
 from backend.models import (
@@ -22,9 +23,9 @@ from backend.models import (
     TaskUpdate,
     problems,
 )
-from backend.settings import MAX_TASKS
 
 TIME = """'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'"""  # as PostgreSQL's to_char wants it
+MAX_TASKS = read_number("MAX_TASKS_PER_USER", default=10_000, most=1_000_000)
 
 logger = logging.getLogger(__name__)
 

@@ -165,7 +165,7 @@ def test_one_of_two_services_is_killed_and_restarted_while_50_users_write(
         time.sleep(SECONDS_OF_OUTAGE)
         answered = load.requests - before
         lost = load.failures.total() - failed
-        assert answered > USERS, "the other carries on"
+        assert answered > 10 * USERS, "the other carries on"
         assert lost <= 5 * SECONDS_OF_OUTAGE, "nginx asks the dead one rarely"
         successor = Member(victim.port, url)
         members.append(successor)
