@@ -118,7 +118,7 @@ def find_database() -> dict[str, str]:
         raise SystemExit("BETTER_AUTH_SECRET is the published one: for the embedded database only.")
     else:
         parameters = parse_address(url)
-    parameters.setdefault("connect_timeout", str(CONNECT_TIMEOUT))  # See Pool.connect.
+    parameters.setdefault("connect_timeout", str(CONNECT_TIMEOUT))  # for prepare_tables
     parameters["client_encoding"] = "utf8"
     return parameters
 
@@ -296,7 +296,7 @@ def execute_in_greenlet(
 
 
 class Pool:
-    """At most `size` connections to the database, and at most a quarter of them for one user."""
+    """At most `size` connections to the database; one user gets a quarter of them, or one."""
 
     def __init__(self, size: int) -> None:
         self.parameters: dict[str, str] = {}  # of the database, for libpq; open() sets them
@@ -363,8 +363,9 @@ class Pool:
     async def connect(self) -> extensions.connection:
         """Return a new connection, to the first address of the host that answers.
 
-        libpq heeds connect_timeout at the start only: with a wait callback, it would wait for a
-        silent address until the request's deadline. So each but the last gets ADDRESS_TIMEOUT.
+        While the service starts, libpq heeds connect_timeout. With the wait callback it ignores it,
+        and would wait for a silent address until the request's deadline. So each address but the
+        last gets ADDRESS_TIMEOUT.
         """
         *others, last = await look_up(self.parameters)
         for address in others:

@@ -29,7 +29,7 @@ RETRY_AFTER = "5"  # seconds
 DESCRIPTION = """
 Keeps each user's tasks for a frontend where people sign in with Better Auth.
 
-**Token.** Every route but `/health` wants `Authorization: Bearer <token>`, a JWT whose `sub` is
+**Token.** Every route of the tasks wants `Authorization: Bearer <token>`, a JWT whose `sub` is
 the user's id, which stands in the path, too. It is one of two kinds: what Better Auth's jwt plugin
 gives (`authClient.token()`), or one that is signed HS256 with `BETTER_AUTH_SECRET`. On your own
 machine `python -m backend.auth.jwt ada` prints one for the user `ada`.
@@ -128,8 +128,8 @@ async def refuse_input(request: Request, error: Exception) -> JSONResponse:
 
     FastAPI parses the body before it runs get_current_user, so broken JSON would be 400 even
     without a token. Therefore that is run here. (For other input this is its second run, which is
-    cheap.) What it raises is not lost: this handler is called by the route, and Starlette looks for
-    a handler once more around all routes.
+    cheap.) What it raises is not lost: Starlette looks for handlers within each route, as for this
+    one, and again around the app, where 401, 403 or 503 is answered.
     """
     # Only the routes of the tasks have input, and all of them have a user_id.
     await get_current_user(request.path_params["user_id"], await bearer(request))

@@ -83,6 +83,7 @@ def pool(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[db.Pool]:
     Its times are those of the service; deadline_soon() makes them short where one is to pass.
     """
     pool = db.Pool(db.POOL_SIZE)
+    # Not by pool.open(): what it registers for forks could not be undone.
     pool.parameters.update(extensions.parse_dsn(url))
     monkeypatch.setattr(db, "pool", pool)
     extensions.set_wait_callback(db.wait_on_event_loop)
@@ -150,7 +151,7 @@ def test_a_statement_that_has_no_time_left_is_not_sent(left):
 def test_postgresql_ends_a_statement_before_the_deadline_does(monkeypatch):
     async def scenario() -> None:
         before = (await ask(WHO))[0]["backend"]
-        # PostgreSQL gets SOON, in steps of 50 ms, and the request its whole deadline.
+        # PostgreSQL gets SOON at most, in steps of 50 ms, and the request its whole deadline.
         monkeypatch.setattr(db, "STATEMENT_MARGIN", db.DEADLINE - SOON)
         monkeypatch.setattr(db, "TIMEOUT_STEP", 50)
         with pytest.raises(UnavailableError):

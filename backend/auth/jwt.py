@@ -109,11 +109,11 @@ class PublishedKeys:
             raise jwt.InvalidSignatureError
         is_unknown = kid not in self.keys
         seconds_untried = time.monotonic() - self.tried_at
-        must_read = is_unknown or self.fresh_seconds() <= 0
+        wants_reading = is_unknown or self.fresh_seconds() <= 0
         may_read = seconds_untried >= KEYS_RETRY and not self.attempt
         # A known key does not wait just because it is old: in an outage, it would each time.
         must_wait = is_unknown or seconds_untried > KEYS_IDLE
-        if must_read and may_read:
+        if wants_reading and may_read:
             self.attempt = asyncio.create_task(self.read())
         if must_wait and self.attempt:
             await asyncio.wait([self.attempt])  # If a request is cancelled, the attempt goes on.
