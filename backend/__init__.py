@@ -10,7 +10,6 @@ ROOT = Path(__file__).resolve().parent.parent
 # Seconds. An answer is due within 5, so all that a request waits for shares one deadline.
 DEADLINE = 4.5  # The signing keys, a free connection and the statement together.
 KEYS_TIMEOUT = 3.0  # Reading the signing keys. It leaves 1.5 for the database.
-ADDRESS_TIMEOUT = 1.5  # For each address of the database's host but the last one.
 STATEMENT_MARGIN = 0.25  # PostgreSQL ends a statement at least this much before the deadline.
 # Seconds. A start that would wait for longer fails, with one line.
 CONNECT_TIMEOUT = 4

@@ -8,11 +8,11 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from contextvars import ContextVar
+from datetime import datetime
 from socket import SOCK_STREAM
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakValueDictionary
 
 import anyio
@@ -21,7 +21,6 @@ from psycopg2 import errors, extensions
 from sqlalchemy import (
     ClauseElement,
     Connection,
-    Dialect,
     Table,
     create_engine,
     exc,
@@ -30,11 +29,9 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.pool import NullPool
-from sqlalchemy.util import await_, greenlet_spawn  # SQLAlchemy 2.1's own bridge to asyncio
 from sqlmodel import SQLModel
 
 from backend import (
-    ADDRESS_TIMEOUT,
     CONNECT_TIMEOUT,
     DEADLINE,
     LOCK_TIMEOUT,
@@ -44,23 +41,23 @@ from backend import (
     read_number,
 )
 
-PUBLISHED = "public-development-secret"  # in the text of the secret that .env sets
+PUBLIC_MARK = "public-development-secret"  # stands in the secret that .env sets
 EMBEDDED = ROOT / ".postgres"
 POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
 DIALECT = create_engine("postgresql+psycopg2://").dialect  # It compiles, and connects to nothing.
-# Milliseconds. Each statement's timeout is a multiple of it: the extension pg_stat_statements keeps
-# an entry for every timeout that it sees.
+# Milliseconds. PostgreSQL gets a multiple of it as the timeout of a statement, and so 4000 at most.
+# (The extension pg_stat_statements keeps an entry for each timeout that it sees.)
 TIMEOUT_STEP = 500
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
 # Nothing reads this column, and nothing sets it but its default.
 LEFT_TO_DEFAULT = "users.created_at"
-# For each type of our columns, the types of PostgreSQL that will do. One that is not named here is
-# left to `try_statement`.
+# For a type of our columns in Python, the types of PostgreSQL that will do. Where none is named,
+# any will do here, and `try_statement` finds out.
 FITTING_TYPES = {
-    "BIGINT": ("int8", "int4"),
-    "BOOLEAN": ("bool",),
-    "TIMESTAMP WITH TIME ZONE": ("timestamptz",),
-    "VARCHAR": ("varchar", "text", "citext"),
+    bool: ("bool",),
+    int: ("int8", "int4"),
+    str: ("varchar", "text", "citext"),
+    datetime: ("timestamptz",),
 }
 COLUMNS = """
     SELECT
@@ -69,19 +66,20 @@ COLUMNS = """
         udt_name AS type,
         character_maximum_length AS length,
         is_nullable = 'NO' AS is_not_null,
-        column_default IS NULL AND is_identity = 'NO' AND is_generated = 'NEVER' AS has_no_default
+        column_default IS NOT NULL OR is_identity = 'YES' OR is_generated = 'ALWAYS' AS is_filled
     FROM information_schema.columns
     WHERE table_schema = ANY (current_schemas(false)) AND table_name = %(table)s
     ORDER BY ordinal_position
 """
 
+Parameters = dict[str, str]  # of a connection, as libpq names them
 Row = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 request_deadline: ContextVar[float] = ContextVar("request_deadline")  # on the event loop's clock
 
 
-def parse_address(address: str) -> dict[str, str]:
+def parse_address(address: str) -> Parameters:
     """Return libpq's parameters for an address, or raise SystemExit without repeating it.
 
     People paste it with another driver's name (postgresql+asyncpg://...), in quotes, or within a
@@ -103,8 +101,12 @@ def parse_address(address: str) -> dict[str, str]:
     raise SystemExit(f"NEON_DATABASE_URL: {reason}.")
 
 
-def find_database() -> dict[str, str]:
-    """Return libpq's parameters for the database of NEON_DATABASE_URL, or raise SystemExit."""
+def find_database() -> Parameters:
+    """Return libpq's parameters for the database, or raise SystemExit.
+
+    backend/__init__.py has seen to it that NEON_DATABASE_URL names it, even if the user has set
+    DATABASE_URL.
+    """
     url = os.environ.get("NEON_DATABASE_URL", "").strip()
     if url == "embedded":
         try:
@@ -114,7 +116,7 @@ def find_database() -> dict[str, str]:
                 "NEON_DATABASE_URL=embedded needs requirements.txt installed."
             ) from None
         parameters = embedded.start(EMBEDDED)
-    elif PUBLISHED in os.environ.get("BETTER_AUTH_SECRET", ""):
+    elif PUBLIC_MARK in os.environ.get("BETTER_AUTH_SECRET", ""):
         raise SystemExit("BETTER_AUTH_SECRET is the published one: for the embedded database only.")
     else:
         parameters = parse_address(url)
@@ -123,16 +125,14 @@ def find_database() -> dict[str, str]:
     return parameters
 
 
-def describe_database(parameters: dict[str, str]) -> str:
+def describe_database(parameters: Parameters) -> str:
     """Return the database's host and name, or where the embedded one is, for the log."""
     if os.environ.get("NEON_DATABASE_URL", "").strip() == "embedded":
         return f"embedded in {EMBEDDED}"
     return f"{parameters.get('host')}/{parameters.get('dbname')}"
 
 
-def prepare_tables(
-    parameters: dict[str, str], statements: list[str], trial: dict[str, Any]
-) -> None:
+def prepare_tables(parameters: Parameters, statements: list[str], trial: dict[str, Any]) -> None:
     """Make the tables that are missing; try each statement on those that were there already.
 
     `parameters` are libpq's for the database, `trial` the values of the statements' parameters.
@@ -172,13 +172,6 @@ def try_statement(connection: Connection, statement: str, trial: dict[str, Any])
         savepoint.rollback()
 
 
-class Misfit(NamedTuple):
-    """What is wrong with a column."""
-
-    sentence: str
-    action: str  # of the ALTER TABLE that mends it, or "" if there is none
-
-
 def check_columns(connection: Connection, table: Table) -> None:
     """Raise SystemExit if a table that somebody else made has columns that do not fit.
 
@@ -187,53 +180,51 @@ def check_columns(connection: Connection, table: Table) -> None:
     present = connection.exec_driver_sql(COLUMNS, {"table": table.name}).all()
     if not present:
         return  # A role without rights on the table sees no column. `try_statement` reports that.
-    misfits: list[Misfit] = []
+    misfits: dict[str, str] = {}
     for found in present:
-        misfits += find_misfits(table, found, connection.dialect)
+        misfits |= find_misfits(table, found)
     names = [found.name for found in present]
     for column in table.columns:
         if column.name not in names and str(column) != LEFT_TO_DEFAULT:
-            misfits.append(Misfit(f"{column.name} is missing", ""))
+            misfits[f"{column.name} is missing"] = ""
     if not misfits:
         return
-    line = f"The table {table.name}: {', '.join(misfit.sentence for misfit in misfits)}."
-    actions = [misfit.action for misfit in misfits]
+    line = f"The table {table.name}: {', '.join(misfits)}."
+    actions = misfits.values()
     if all(actions):
         line += f" This mends it: ALTER TABLE {table.name} {', '.join(actions)};"
     raise SystemExit(line)
 
 
-def find_misfits(table: Table, found: Any, dialect: Dialect) -> Iterator[Misfit]:
-    """Yield what is wrong with a column.
+def find_misfits(table: Table, found: Any) -> dict[str, str]:
+    """Return what is wrong with a column, and for each the action of ALTER TABLE that mends it.
 
-    Columns of `users` may be required: a sign-up with Better Auth sets them.
+    An action is "" if there is none. Columns of `users` may be required: a sign-up sets them.
     """
+    misfits = {}
     name = found.quoted_name
-    column: Any = table.columns.get(found.name)
-    is_required = found.is_not_null and found.has_no_default
-    not_required = Misfit(f"{name} must not be required", f"ALTER {name} DROP NOT NULL")
-    if column is None:
-        # Not a column of ours: it stays without a value.
-        if is_required and table.name == "tasks":
-            yield not_required
-        return
+    column: Any = table.columns.get(found.name)  # None if it is not one of ours
     if str(column) == LEFT_TO_DEFAULT:
-        if is_required:
-            yield Misfit(f"{name} must have a default", f"ALTER {name} SET DEFAULT now()")
-        return
-    if column.nullable and found.is_not_null and table.name == "tasks":
-        # The statements write NULL into it, so a default would not help.
-        yield not_required
-    wanted = column.type.compile(dialect)
-    kind = wanted.partition("(")[0]  # VARCHAR of VARCHAR(200)
+        if found.is_not_null and not found.is_filled:
+            misfits[f"{name} must have a default"] = f"ALTER {name} SET DEFAULT now()"
+        return misfits
+    # The statements leave out what is not ours. Into ours they write, so a default would not help.
+    gets_null = not found.is_filled if column is None else column.nullable
+    if gets_null and found.is_not_null and table.name == "tasks":
+        misfits[f"{name} must not be required"] = f"ALTER {name} DROP NOT NULL"
+    if column is None:
+        return misfits
+    wanted = column.type.compile(DIALECT)
+    new_type = f"ALTER {name} TYPE {wanted}"
+    kind = column.type.python_type
     if found.type in FITTING_TYPES.get(kind, (found.type,)):
         if found.length and found.length < (column.type.length or 0):
-            yield Misfit(f"{name} must be {wanted}", f"ALTER {name} TYPE {wanted}")
-    elif kind == "TIMESTAMP WITH TIME ZONE" and found.type == "timestamp":
-        conversion = f"ALTER {name} TYPE {wanted} USING {name} AT TIME ZONE 'UTC'"
-        yield Misfit(f"{name} must be {wanted}", conversion)
+            misfits[f"{name} must be {wanted}"] = new_type
+    elif kind is datetime and found.type == "timestamp":
+        misfits[f"{name} must be {wanted}"] = f"{new_type} USING {name} AT TIME ZONE 'UTC'"
     else:
-        yield Misfit(f"{name} must be {wanted}", "")
+        misfits[f"{name} must be {wanted}"] = ""
+    return misfits
 
 
 def wants_sign_up(error: Any) -> bool:
@@ -261,36 +252,42 @@ def compile_sql(statement: ClauseElement) -> str:
     return str(compiled)
 
 
-def wait_on_event_loop(connection: extensions.connection) -> None:
-    """Let the event loop run while psycopg2 waits for the server.
+async def wait(connection: extensions.connection) -> None:
+    """Wait until psycopg2 has connected, or has the answer to a statement.
 
-    psycopg2 calls this instead of blocking (its "wait callback", made for coroutine libraries).
-    A greenlet makes it possible: a function call that can be left in the middle and continued
-    later. `greenlet_spawn` calls a function in one; `await_` leaves that call until the event loop
-    finds the socket ready, as in SQLAlchemy's asyncio extension. A blocking driver thus needs no
-    threads, which would cost a fifth more CPU, and its waiting can be cancelled. Only connecting
-    and executing wait.
+    psycopg2 is no asyncio driver, but has asynchronous connections: nothing blocks, and `poll` says
+    for what their socket has to wait. (See "Asynchronous support" in its documentation.) So the
+    event loop does the waiting. Threads would cost a fifth more CPU, and could not be given a
+    deadline.
     """
-    while (state := connection.poll()) != extensions.POLL_OK:
-        if state == extensions.POLL_READ:
-            await_(anyio.wait_readable(connection.fileno()))
-        else:
-            await_(anyio.wait_writable(connection.fileno()))
+    try:
+        while (state := connection.poll()) != extensions.POLL_OK:
+            if state == extensions.POLL_READ:
+                await anyio.wait_readable(connection.fileno())
+            else:
+                await anyio.wait_writable(connection.fileno())
+    except asyncio.CancelledError:
+        connection.close()  # The answer may still arrive, and must not be taken for another's.
+        raise
 
 
-def connect_in_greenlet(parameters: dict[str, str]) -> extensions.connection:
-    """Return a connection without BEGIN and COMMIT, which would each be a round trip."""
-    connection = psycopg2.connect(**parameters)
-    connection.autocommit = True
+async def open_connection(parameters: Parameters) -> extensions.connection:
+    """Return a new connection.
+
+    An asynchronous one never sends BEGIN and COMMIT, which would each be a round trip.
+    """
+    connection = psycopg2.connect(**parameters, async_=True)
+    await wait(connection)
     return connection
 
 
-def execute_in_greenlet(
+async def run_statement(
     connection: extensions.connection, statement: str, values: dict[str, Any]
 ) -> list[Row]:
     """Run a statement, and return its rows by the names of their columns."""
     with connection.cursor() as cursor:
         cursor.execute(statement, values)
+        await wait(connection)
         names = [column.name for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor]
 
@@ -299,20 +296,16 @@ class Pool:
     """At most `size` connections to the database; one user gets a quarter of them, or one."""
 
     def __init__(self, size: int) -> None:
-        self.parameters: dict[str, str] = {}  # of the database, for libpq; open() sets them
+        self.parameters: Parameters = {}  # of the database, for libpq; open() sets them
         # The connection used last is used next, for it is likeliest to be alive.
         self.idle: list[extensions.connection] = []
         self.places = asyncio.Semaphore(size)
         self.share_size = max(1, size // 4)  # so that one user's locked row holds up nobody else
         self.shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    def open(self, parameters: dict[str, str]) -> None:
-        """Use this database from now on.
-
-        The wait callback is the whole process's, so whatever blocks must be done before.
-        """
+    def open(self, parameters: Parameters) -> None:
+        """Use this database from now on."""
         self.parameters = parameters
-        extensions.set_wait_callback(wait_on_event_loop)
         if hasattr(os, "register_at_fork"):
             # If a server forks after its first request, parent and child share the sockets of idle
             # connections, and each would read the other's answers. So the child forgets them. They
@@ -320,29 +313,20 @@ class Pool:
             # it.
             os.register_at_fork(after_in_child=self.idle.clear)
 
-    def share_of(self, user_id: str) -> asyncio.Semaphore:
-        """Return a user's share of the places. It exists while a request of the user holds it."""
-        share = self.shares.get(user_id)
-        if share is None:
-            share = asyncio.Semaphore(self.share_size)
-            self.shares[user_id] = share
-        return share
-
     async def execute(self, statement: str, values: dict[str, Any]) -> list[Row]:
         """Run a statement on an idle or a new connection, and return its rows."""
-        share = self.share_of(values["user_id"])
+        # The user's own share of the places. It exists while a request of the user holds it.
+        share = self.shares.setdefault(values["user_id"], asyncio.Semaphore(self.share_size))
         async with share, self.places:
             connection = self.take_idle() or await self.connect()
             try:
-                timed = time_settings() + statement
-                return await greenlet_spawn(execute_in_greenlet, connection, timed, values)
+                return await run_statement(connection, time_settings() + statement, values)
             except asyncio.CancelledError:
-                # `fetch` cancels this at the deadline, before which PostgreSQL should have ended
-                # the statement. So nothing arrives any more, on the idle connections either.
+                # The deadline is over, before which PostgreSQL should have ended the statement. So
+                # the server is silent, and the idle connections are no better than this one.
                 self.close_idle()
                 raise
             finally:
-                # psycopg2 closes a connection whose wait callback raises: no cancelled one returns.
                 if not connection.closed:
                     self.idle.append(connection)
 
@@ -363,19 +347,19 @@ class Pool:
     async def connect(self) -> extensions.connection:
         """Return a new connection, to the first address of the host that answers.
 
-        While the service starts, libpq heeds connect_timeout. With the wait callback it ignores it,
-        and would wait for a silent address until the request's deadline. So each address but the
-        last gets ADDRESS_TIMEOUT.
+        libpq heeds connect_timeout only where it blocks. Here it would wait for a silent address
+        until the request's deadline. So each address gets the same part of the time that is left.
         """
         *others, last = await look_up(self.parameters)
+        part = seconds_left() / (len(others) + 1)
         for address in others:
             with suppress(TimeoutError, psycopg2.OperationalError):
-                async with asyncio.timeout(ADDRESS_TIMEOUT):
-                    return await greenlet_spawn(connect_in_greenlet, self.parameters | address)
-        return await greenlet_spawn(connect_in_greenlet, self.parameters | last)
+                async with asyncio.timeout(part):
+                    return await open_connection(self.parameters | address)
+        return await open_connection(self.parameters | last)
 
 
-async def look_up(parameters: dict[str, str]) -> list[dict[str, str]]:
+async def look_up(parameters: Parameters) -> list[Parameters]:
     """Return libpq's parameter for each address of the database's host.
 
     libpq's own look-up would block the event loop. A socket or a list of hosts is left to libpq.
@@ -409,6 +393,11 @@ def start_deadline() -> None:
     request_deadline.set(asyncio.get_running_loop().time() + DEADLINE)
 
 
+def seconds_left() -> float:
+    """Return the time until the current request's deadline."""
+    return request_deadline.get() - asyncio.get_running_loop().time()
+
+
 def time_settings() -> str:
     """Return what goes before a statement, in the same message and round trip.
 
@@ -416,10 +405,10 @@ def time_settings() -> str:
     of one message are one transaction, so LOCAL settings hold for those that follow, and end with
     the message: a pooler does not hand them on to its next client.
     """
-    left = request_deadline.get() - asyncio.get_running_loop().time() - STATEMENT_MARGIN
-    milliseconds = int(left * 1000 / TIMEOUT_STEP) * TIMEOUT_STEP
-    if milliseconds <= 0:
+    steps = int((seconds_left() - STATEMENT_MARGIN) * 1000 / TIMEOUT_STEP)
+    if steps <= 0:
         raise TimeoutError
+    milliseconds = steps * TIMEOUT_STEP
     return f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL timezone = 'UTC'; "
 
 

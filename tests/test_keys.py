@@ -311,7 +311,7 @@ def test_an_odd_key_costs_the_others_nothing_and_makes_no_token_genuine(keys, mo
             await module.verify(token(key=b"secret" * 8, kid="odd", iss=keys.url, aud=keys.url))
 
     asyncio.run(scenario())
-    assert {key.algorithm_name for key in module.published.keys.values()} == set(KEYS)
+    assert {key.algorithm_name for key in module.published_keys.keys.values()} == set(KEYS)
     assert len(keys.fetches) == 1
 
 
@@ -342,10 +342,10 @@ def test_whatever_else_stands_there_means_that_the_keys_are_unavailable(keys, mo
 
     async def scenario() -> None:
         with pytest.raises(module.UnavailableError):
-            await module.published.get("EdDSA")
+            await module.published_keys.get("EdDSA")
         keys.body = None
         clock.moved += RETRY
-        assert (await module.published.get("EdDSA")).key_id == "EdDSA"
+        assert (await module.published_keys.get("EdDSA")).key_id == "EdDSA"
 
     asyncio.run(scenario())
 
@@ -384,21 +384,21 @@ def test_any_number_of_forged_kids_costs_one_fetch_in_ten_seconds(keys, module, 
 
 def test_keys_are_read_again_after_five_minutes_and_not_before(keys, module, clock):
     async def scenario() -> None:
-        await module.published.get("EdDSA")
+        await module.published_keys.get("EdDSA")
         clock.moved += FRESH - 1
-        await module.published.get("EdDSA")
+        await module.published_keys.get("EdDSA")
         assert len(keys.fetches) == 1
         clock.moved += 2
-        await module.published.get("EdDSA")  # which does not wait for the answer
-        await module.published.attempt
+        await module.published_keys.get("EdDSA")  # which does not wait for the answer
+        await module.published_keys.attempt
         assert len(keys.fetches) == 2
-        assert set(module.published.keys) == ALL_KIDS
+        assert set(module.published_keys.keys) == ALL_KIDS
 
     asyncio.run(scenario())
 
 
 def test_known_keys_outlive_an_outage_and_new_ones_are_found_after_it(keys, module, clock):
-    reader = module.published
+    reader = module.published_keys
 
     async def scenario() -> None:
         await reader.get("EdDSA")
@@ -458,7 +458,7 @@ def test_a_remembered_token_is_forgotten_when_its_key_is_withdrawn(keys, module,
         assert (await module.verify(withdrawn)).id == "ada"  # until the keys are read again
         clock.moved += FRESH + 1
         assert (await module.verify(other)).id == "bob"
-        await module.published.attempt
+        await module.published_keys.attempt
         with pytest.raises(jwt.InvalidSignatureError):
             await module.verify(withdrawn)
 
@@ -478,11 +478,11 @@ def test_no_token_is_remembered_by_keys_that_are_replaced_while_it_is_verified(
 
     async def scenario() -> None:
         withdrawn = genuine(keys)
-        await module.published.get("EdDSA")
+        await module.published_keys.get("EdDSA")
         keys.withdraw("EdDSA")
         keys.free.clear()
         clock.moved += RETRY
-        waiting = asyncio.create_task(module.published.get("unknown"))
+        waiting = asyncio.create_task(module.published_keys.get("unknown"))
         await asyncio.sleep(0)
         with monkeypatch.context() as patch:
             patch.setattr(jwt, "decode", decode_slowly)

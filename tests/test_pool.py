@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import psutil
 import psycopg2
@@ -86,20 +86,18 @@ def pool(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[db.Pool]:
     # Not by pool.open(): what it registers for forks could not be undone.
     pool.parameters.update(extensions.parse_dsn(url))
     monkeypatch.setattr(db, "pool", pool)
-    extensions.set_wait_callback(db.wait_on_event_loop)
     yield pool
     pool.close_idle()
-    extensions.set_wait_callback(None)
 
 
 SOON = 0.15  # seconds
 
 
 @contextmanager
-def deadline_soon() -> Iterator[None]:
-    """Let the requests that begin meanwhile be given up after SOON."""
+def deadline_soon(seconds: float = SOON) -> Iterator[None]:
+    """Let the requests that begin meanwhile be given up after some seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(db, "DEADLINE", SOON)
+        patch.setattr(db, "DEADLINE", seconds)
         patch.setattr(db, "STATEMENT_MARGIN", 0)
         patch.setattr(db, "TIMEOUT_STEP", 50)
         yield
@@ -312,36 +310,39 @@ def answer_look_ups(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
 
 
-@pytest.mark.parametrize("is_full", [False, True], ids=["accepts", "drops"])
-def test_a_silent_first_address_holds_up_nobody_for_long(
-    pool, silent_listener, monkeypatch, database, is_full
-):
-    pool.parameters.update(host="two.example")
-    monkeypatch.setattr(db, "ADDRESS_TIMEOUT", SOON / 2)
-    answer_look_ups(monkeypatch, "127.0.0.2", "127.0.0.1")
-    if is_full:
-        # Once its queue is full, a listener drops the packets of further clients.
-        silent_listener.listen(0)
-        fill = [socket.socket() for _ in range(4)]
-        for client in fill:
+@pytest.fixture
+def full_listener(silent_listener: socket.socket) -> Iterator[socket.socket]:
+    """The same, but it drops the packets of further clients, for its queue is full."""
+    silent_listener.listen(0)
+    with ExitStack() as fill:
+        for _ in range(4):
+            client = fill.enter_context(socket.socket())
             client.setblocking(False)
-            client.connect_ex(("127.0.0.2", database.port))
+            client.connect_ex(silent_listener.getsockname())
+        yield silent_listener
+
+
+@pytest.mark.parametrize(
+    ("listener", "silent"),
+    [("silent_listener", 1), ("silent_listener", 2), ("full_listener", 1)],
+)
+def test_silent_addresses_before_a_good_one_fail_no_request(
+    pool, monkeypatch, request, listener, silent
+):
+    request.getfixturevalue(listener)
+    pool.parameters.update(host="two.example")
+    answer_look_ups(monkeypatch, *["127.0.0.2"] * silent, "127.0.0.1")
+    users = [f"user {number}" for number in range(db.POOL_SIZE)]
 
     async def scenario() -> None:
         # At first no connection is idle, so all of these try the silent address before the other.
-        first = [is_unavailable(user_id=f"user {number}") for number in range(db.POOL_SIZE)]
-        began = time.monotonic()
-        assert not any(await asyncio.gather(*first))
-        assert SOON / 2 <= time.monotonic() - began < 4
-        # From now on there are connections: whoever had to make one would now wait for too long.
-        monkeypatch.setattr(db, "ADDRESS_TIMEOUT", 60)
-        second = [is_unavailable(user_id=f"user {number}") for number in range(30)]
-        assert not any(await asyncio.gather(*second))
+        with deadline_soon(1.5):
+            assert not any(await asyncio.gather(*(is_unavailable(user_id=user) for user in users)))
+        # From now on there are connections: whoever had to make one would find no good address.
+        answer_look_ups(monkeypatch, "127.0.0.2")
+        assert not any(await asyncio.gather(*(is_unavailable(user_id=user) for user in users)))
 
     asyncio.run(scenario())
-    if is_full:
-        for client in fill:
-            client.close()
 
 
 def test_two_good_addresses_are_tried_in_turn_when_one_refuses(pool, monkeypatch):
