@@ -1,6 +1,5 @@
 """The app: its start, origins, error answers, and what is not about tasks."""
 
-import gc
 import logging
 import os
 import traceback
@@ -55,9 +54,6 @@ ORIGINS = read_origins()
 def start() -> None:
     """Get the database ready, and log what is in use; raise SystemExit with one line.
 
-    On tables that exist already it tries the STATEMENTS of routes/tasks.py with the values of
-    TRIAL, and undoes what they did.
-
     It happens before uvicorn listens, and not in `lifespan`, whose failure would be a traceback. So
     `python -m backend.main` checks everything, and ends.
     """
@@ -84,12 +80,12 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 class BodyLimitMiddleware:
     """Refuse a body over `max_size` bytes with 413 while it arrives.
 
-    The HTTPException is raised by `receive`, which FastAPI awaits within the route. So it surfaces
-    there, and is answered as any other. A body that no route reads is ignored.
-    """
+    FastAPI reads the body, through `receive`, when it has found the route. So an HTTPException from
+    there is answered like one from the route itself. A body that no route reads is ignored.
 
-    # FastAPI's own max_body_size (0.165) carries out a DELETE with a large body, and then answers
-    # 413, in plain text and without CORS headers.
+    FastAPI's own max_body_size (0.165) carries out a DELETE with a large body, and then answers
+    413, in plain text and without CORS headers.
+    """
 
     def __init__(self, app: ASGIApp, max_size: int) -> None:
         self.app = app
@@ -123,16 +119,20 @@ class App(FastAPI):
         return document
 
 
-async def refuse_input(request: Request, error: Exception) -> JSONResponse:
-    """Answer 400 and name the field, but 401 or 403 first.
+async def check_user(request: Request) -> None:
+    """Raise what get_current_user raises, which may not have run yet.
 
-    FastAPI parses the body before it runs get_current_user, so broken JSON would be 400 even
-    without a token. Therefore that is run here. (For other input this is its second run, which is
-    cheap.) What it raises is not lost: Starlette looks for handlers within each route, as for this
-    one, and again around the app, where 401, 403 or 503 is answered.
+    FastAPI parses the body first, so broken JSON would be 400 even without a token. An exception of
+    an error handler such as `refuse_input` is answered, too: Starlette looks for handlers within a
+    route, and then again around the app.
     """
     # Only the routes of the tasks have input, and all of them have a user_id.
     await get_current_user(request.path_params["user_id"], await bearer(request))
+
+
+async def refuse_input(request: Request, error: Exception) -> JSONResponse:
+    """Answer 400 and name the field, but 401 or 403 first."""
+    await check_user(request)
     field = "body"
     if isinstance(error, RequestValidationError):
         # The end of ("path", "task_id") or ("body", "title"), or of ("body", 17) for broken JSON.
@@ -149,9 +149,12 @@ async def not_found(_request: Request, error: HTTPException) -> JSONResponse:
 
 
 async def method_not_allowed(request: Request, _error: HTTPException) -> JSONResponse:
-    """Answer 405 with the methods of all routes at this address: a route knows only its own."""
+    """Answer 405 with the methods of all routes at this address, as RFC 9110 (15.5.6) wants.
+
+    Starlette would name those of one route only.
+    """
     methods: set[str] = set()
-    for route in request.app.routes:
+    for route in [*tasks.router.routes, *router.routes]:
         match, _ = route.matches(request.scope)
         if match is not Match.NONE:
             methods |= getattr(route, "methods", set())
@@ -180,15 +183,6 @@ async def statement_failed(_request: Request, error: psycopg2.Error) -> JSONResp
     return JSONResponse({"detail": "The database has refused this statement."}, 500)
 
 
-def collect_less_garbage() -> None:
-    """Look for garbage less often, and never among what exists now.
-
-    The collector took a tenth of the time of a read, and lengthened the slowest ones.
-    """
-    gc.freeze()
-    gc.set_threshold(5_000, 20, 100)
-
-
 router = APIRouter()
 
 
@@ -212,9 +206,6 @@ def create_app() -> FastAPI:
         title="Todo",
         version="1.0.0",
         description=DESCRIPTION,
-        # FastAPI 0.165's include_router keeps the router, and so matches every request twice: in
-        # the app and again in the router, which made a read a tenth dearer.
-        routes=[*tasks.router.routes, *router.routes],
         redirect_slashes=False,  # A redirect would go to whatever host the Host header names.
         lifespan=lifespan,
         middleware=[
@@ -237,7 +228,8 @@ def create_app() -> FastAPI:
             psycopg2.Error: statement_failed,
         },
     )
-    collect_less_garbage()
+    app.include_router(tasks.router)
+    app.include_router(router)
     return app
 
 

@@ -83,12 +83,14 @@ remembered: dict[str, tuple[Identity, float]] = {}
 class PublishedKeys:
     """The keys that the frontend publishes (RFC 7517), kept while their address is down.
 
-    Only requests cause a reading. Usually nobody waits for it: the first request after KEYS_FRESH
-    begins it, and known keys serve on meanwhile. But whoever names an unknown key waits. After
-    KEYS_IDLE without any attempt all wait, because their key may have been withdrawn.
+    Only requests cause a reading. A request whose key is
+    - known and fresh takes it.
+    - known and older than KEYS_FRESH takes it, too, and begins a reading for those who follow.
+    - unknown waits for a reading.
+    After KEYS_IDLE without an attempt all wait for one, because their key may have been withdrawn.
 
     If a reading fails, the old keys serve on, however old: an outage signs nobody out. The next
-    reading begins KEYS_RETRY later at the earliest.
+    reading begins KEYS_RETRY later at the earliest; until then nobody waits.
     """
 
     def __init__(self, url: str) -> None:
@@ -108,20 +110,25 @@ class PublishedKeys:
         if kid is None:
             raise jwt.InvalidSignatureError
         is_unknown = kid not in self.keys
-        seconds_untried = time.monotonic() - self.tried_at
-        wants_reading = is_unknown or self.fresh_seconds() <= 0
-        may_read = seconds_untried >= KEYS_RETRY and not self.attempt
-        # A known key does not wait just because it is old: in an outage, it would each time.
-        must_wait = is_unknown or seconds_untried > KEYS_IDLE
-        if wants_reading and may_read:
-            self.attempt = asyncio.create_task(self.read())
-        if must_wait and self.attempt:
+        is_idle = self.seconds_untried() > KEYS_IDLE
+        if is_unknown or self.fresh_seconds() <= 0:
+            self.begin_reading()
+        if self.attempt and (is_unknown or is_idle):
             await asyncio.wait([self.attempt])  # If a request is cancelled, the attempt goes on.
         if kid in self.keys:
             return self.keys[kid]
         if self.fresh_seconds() > 0:
             raise jwt.InvalidSignatureError  # The keys are new enough to be believed.
         raise UnavailableError
+
+    def begin_reading(self) -> None:
+        """Begin to read the keys, unless that is under way, or was tried a moment ago."""
+        if self.attempt is None and self.seconds_untried() >= KEYS_RETRY:
+            self.attempt = asyncio.create_task(self.read())
+
+    def seconds_untried(self) -> float:
+        """Return the time since the last attempt to read the keys."""
+        return time.monotonic() - self.tried_at
 
     def fresh_seconds(self) -> float:
         """Return for how long the keys are still good; it is negative while old keys serve on."""
@@ -164,7 +171,7 @@ def usable_keys(key_set: KeySet) -> dict[str, jwt.PyJWK]:
     return keys
 
 
-published = PublishedKeys(KEYS_URL)
+published_keys = PublishedKeys(KEYS_URL)
 
 
 async def verify(token: str) -> Identity:
@@ -182,11 +189,10 @@ async def verify(token: str) -> Identity:
     header = unverified["header"]
     is_of_plugin = header.get("alg") in PLUGIN_ALGORITHMS
     if is_of_plugin:
-        key: Any = await published.get(header.get("kid"))
+        key: Any = await published_keys.get(header.get("kid"))
         algorithm = key.algorithm_name  # never the one that the token names
-        # The token is believed without another check while its key is fresh. While old keys serve
-        # on, this time is past, and the token is checked each time.
-        until = time.time() + published.fresh_seconds()
+        # While old keys serve on, this time is past, and so the token is checked each time.
+        until = time.time() + published_keys.fresh_seconds()
     else:
         key = SECRET
         algorithm = "HS256"
