@@ -85,20 +85,18 @@ def parse_address(address: str) -> Parameters:
     People paste it with another driver's name (postgresql+asyncpg://...), in quotes, or within a
     command (psql 'postgresql://...').
     """
-    reason = "must be embedded, or an address with its password percent-encoded"
-    scheme = re.search(r"postgres(ql)?(\+\w+)?://", address)
-    rest = address[scheme.end() :].strip(" \t\r\n'\"") if scheme else ""
-    has_blank_or_quote = re.search(r"[\s'\"]", rest)
-    # As in user:p@ss@host or user:p/ss@host. libpq would take a part of the password for the host,
-    # and show it.
-    has_raw_password = re.search(r"[@/].*@", rest)
-    if rest and not has_blank_or_quote and not has_raw_password:
-        try:
-            return dict(extensions.parse_dsn(f"postgresql://{rest}"))
-        except psycopg2.Error as error:
-            unknown = re.search(r'invalid URI query parameter: "\w+"', str(error))
-            reason = unknown[0] if unknown else reason
-    raise SystemExit(f"NEON_DATABASE_URL: {reason}.")
+    refusal = "must be embedded, or an address with its password percent-encoded"
+    # The scheme, the rest without blanks and quotes, and whatever closes the command.
+    found = re.search(r"postgres(?:ql)?(?:\+\w+)?://([^\s'\"]+)[\s'\"]*$", address)
+    # In user:p@ss@host or user:p/ss@host, libpq would take a part of the password for the host, and
+    # show it.
+    if not found or re.search("[@/].*@", found[1]):
+        raise SystemExit(f"NEON_DATABASE_URL: {refusal}.")
+    try:
+        return dict(extensions.parse_dsn(f"postgresql://{found[1]}"))
+    except psycopg2.Error as error:
+        unknown = re.search(r'invalid URI query parameter: "\w+"', str(error))
+        raise SystemExit(f"NEON_DATABASE_URL: {unknown[0] if unknown else refusal}.") from None
 
 
 def find_database() -> Parameters:
@@ -320,7 +318,7 @@ class Pool:
         async with share, self.places:
             connection = self.take_idle() or await self.connect()
             try:
-                return await run_statement(connection, time_settings() + statement, values)
+                return await run_statement(connection, local_settings() + statement, values)
             except asyncio.CancelledError:
                 # The deadline is over, before which PostgreSQL should have ended the statement. So
                 # the server is silent, and the idle connections are no better than this one.
@@ -398,7 +396,7 @@ def seconds_left() -> float:
     return request_deadline.get() - asyncio.get_running_loop().time()
 
 
-def time_settings() -> str:
+def local_settings() -> str:
     """Return what goes before a statement, in the same message and round trip.
 
     It gives PostgreSQL the time that is left; raise TimeoutError if that is nothing. The statements

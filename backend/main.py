@@ -214,7 +214,7 @@ def create_app() -> FastAPI:
                 allow_origins=ORIGINS,
                 allow_methods=["*"],
                 allow_headers=["*"],
-                allow_credentials=True,
+                allow_credentials=True,  # Some pages send cookies along, which are not read here.
                 expose_headers=["Retry-After"],
             ),
             Middleware(BodyLimitMiddleware, max_size=MAX_BODY_SIZE),

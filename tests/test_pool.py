@@ -129,7 +129,7 @@ async def is_unavailable(statement: str = WHO, user_id: str = "ada") -> bool:
 def test_a_statement_has_what_is_left_of_the_deadline_in_steps(left, timeout):
     async def settings() -> str:
         db.request_deadline.set(asyncio.get_running_loop().time() + left)
-        return db.time_settings()
+        return db.local_settings()
 
     expected = f"SET LOCAL statement_timeout = {timeout}; SET LOCAL timezone = 'UTC'; "
     assert asyncio.run(settings()) == expected
@@ -139,7 +139,7 @@ def test_a_statement_has_what_is_left_of_the_deadline_in_steps(left, timeout):
 def test_a_statement_that_has_no_time_left_is_not_sent(left):
     async def settings() -> str:
         db.request_deadline.set(asyncio.get_running_loop().time() + left)
-        return db.time_settings()
+        return db.local_settings()
 
     with pytest.raises(TimeoutError):
         asyncio.run(settings())

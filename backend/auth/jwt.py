@@ -191,7 +191,8 @@ async def verify(token: str) -> Identity:
     if is_of_plugin:
         key: Any = await published_keys.get(header.get("kid"))
         algorithm = key.algorithm_name  # never the one that the token names
-        # While old keys serve on, this time is past, and so the token is checked each time.
+        # Until then the token is believed without another check: as long as the keys are fresh.
+        # While old keys serve on, this time is past, and the token is checked each time.
         until = time.time() + published_keys.fresh_seconds()
     else:
         key = SECRET

@@ -75,13 +75,13 @@ READ = compile_sql(
         col(Task.id) == bindparam("task_id"),
     )
 )
-# A user's first task also makes the user's row, in `owner`, which PostgreSQL runs although nothing
-# reads it. The task's foreign key is checked at the end of the whole statement. If
-# - the user has a row: no INSERT is attempted. It would fail where the table is Better Auth's and
-#   requires further columns, for PostgreSQL checks NOT NULL before ON CONFLICT.
-# - another request makes the row at this moment: ON CONFLICT leaves that one alone.
-# - the e-mail address must be unique and is another user's: ON CONFLICT makes no row. The foreign
-#   key fails, and `wants_sign_up` makes a 409 of it.
+# A user's first task also makes the user's row. The part named owner does so, which PostgreSQL runs
+# although nothing reads from it. The task's foreign key is checked after the whole statement.
+# - No row is tried where one exists. Better Auth's table may require columns that are not known
+#   here, and PostgreSQL checks NOT NULL before it looks for a conflict.
+# - ON CONFLICT is for another request that makes the same row at this moment. It is also for an
+#   e-mail address that is another user's: then no row is made, and the foreign key fails.
+# In SQL this is shorter than in SQLAlchemy's words.
 CREATE = compile_sql(
     text("""
         WITH owner AS (
@@ -135,8 +135,9 @@ DELETE = compile_sql(
     .returning(col(Task.id))
 )
 
-# The start tries these statements with the values of TRIAL, as a user whom no token can name:
-# read_identity in auth/jwt.py refuses a line break. The texts are as long as they may be.
+# At the start, prepare_tables in db.py runs these statements with the values of TRIAL, and undoes
+# them. Their user is nobody: read_identity in auth/jwt.py refuses line breaks. The texts are as
+# long as they may be, so that a table that wants shorter ones is found out.
 STATEMENTS = [LIST, READ, CREATE, UPDATE, TOGGLE, DELETE]
 TRIAL = {
     "user_id": "\n" * 255,
