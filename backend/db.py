@@ -10,7 +10,6 @@ import os
 import re
 from contextlib import suppress
 from contextvars import ContextVar
-from datetime import datetime
 from socket import SOCK_STREAM
 from typing import Any
 from weakref import WeakValueDictionary
@@ -37,6 +36,7 @@ from backend import (
     LOCK_TIMEOUT,
     ROOT,
     STATEMENT_MARGIN,
+    TIMEOUT_STEP,
     UnavailableError,
     read_number,
 )
@@ -45,19 +45,14 @@ PUBLIC_MARK = "public-development-secret"  # stands in the secret that .env sets
 EMBEDDED = ROOT / ".postgres"
 POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
 DIALECT = create_engine("postgresql+psycopg2://").dialect  # It compiles, and connects to nothing.
-# Milliseconds. PostgreSQL gets a multiple of it as the timeout of a statement, and so 4000 at most.
-# (The extension pg_stat_statements keeps an entry for each timeout that it sees.)
-TIMEOUT_STEP = 500
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
-# Nothing reads this column, and nothing sets it but its default.
-LEFT_TO_DEFAULT = "users.created_at"
-# For a type of our columns in Python, the types of PostgreSQL that will do. Where none is named,
-# any will do here, and `try_statement` finds out.
+LEFT_TO_DEFAULT = "users.created_at"  # No statement reads or writes this column.
+# For each type of our columns, the types of PostgreSQL that will do.
 FITTING_TYPES = {
-    bool: ("bool",),
-    int: ("int8", "int4"),
-    str: ("varchar", "text", "citext"),
-    datetime: ("timestamptz",),
+    "BIGINT": ("int8", "int4"),
+    "BOOLEAN": ("bool",),
+    "TIMESTAMP WITH TIME ZONE": ("timestamptz",),
+    "VARCHAR": ("varchar", "text", "citext"),
 }
 COLUMNS = """
     SELECT
@@ -66,7 +61,10 @@ COLUMNS = """
         udt_name AS type,
         character_maximum_length AS length,
         is_nullable = 'NO' AS is_not_null,
-        column_default IS NOT NULL OR is_identity = 'YES' OR is_generated = 'ALWAYS' AS is_filled
+        is_nullable = 'NO'
+            AND column_default IS NULL
+            AND is_identity = 'NO'
+            AND is_generated = 'NEVER' AS is_required
     FROM information_schema.columns
     WHERE table_schema = ANY (current_schemas(false)) AND table_name = %(table)s
     ORDER BY ordinal_position
@@ -74,6 +72,7 @@ COLUMNS = """
 
 Parameters = dict[str, str]  # of a connection, as libpq names them
 Row = dict[str, Any]
+Misfits = dict[str, str]  # what is wrong with a column: how ALTER TABLE mends it, or ""
 
 logger = logging.getLogger(__name__)
 request_deadline: ContextVar[float] = ContextVar("request_deadline")  # on the event loop's clock
@@ -175,15 +174,19 @@ def check_columns(connection: Connection, table: Table) -> None:
 
     Its one line has the ALTER TABLE that mends the table, if there is one.
     """
-    present = connection.exec_driver_sql(COLUMNS, {"table": table.name}).all()
+    rows = connection.exec_driver_sql(COLUMNS, {"table": table.name})
+    present = {row.name: row for row in rows}
     if not present:
         return  # A role without rights on the table sees no column. `try_statement` reports that.
-    misfits: dict[str, str] = {}
-    for found in present:
-        misfits |= find_misfits(table, found)
-    names = [found.name for found in present]
-    for column in table.columns:
-        if column.name not in names and str(column) != LEFT_TO_DEFAULT:
+    ours = [column for column in table.columns if str(column) != LEFT_TO_DEFAULT]
+    misfits: Misfits = {}
+    for column in ours:
+        if column.name in present:
+            misfits |= misfit_of_type(column, present[column.name])
+    for found in present.values():
+        misfits |= misfit_of_null(table, found)
+    for column in ours:
+        if column.name not in present:
             misfits[f"{column.name} is missing"] = ""
     if not misfits:
         return
@@ -194,35 +197,39 @@ def check_columns(connection: Connection, table: Table) -> None:
     raise SystemExit(line)
 
 
-def find_misfits(table: Table, found: Any) -> dict[str, str]:
-    """Return what is wrong with a column, and for each the action of ALTER TABLE that mends it.
-
-    An action is "" if there is none. Columns of `users` may be required: a sign-up sets them.
-    """
-    misfits = {}
+def misfit_of_type(column: Any, found: Any) -> Misfits:
+    """Return what is wrong with the type of a column of ours, and the action that mends it."""
     name = found.quoted_name
-    column: Any = table.columns.get(found.name)  # None if it is not one of ours
-    if str(column) == LEFT_TO_DEFAULT:
-        if found.is_not_null and not found.is_filled:
-            misfits[f"{name} must have a default"] = f"ALTER {name} SET DEFAULT now()"
-        return misfits
-    # The statements leave out what is not ours. Into ours they write, so a default would not help.
-    gets_null = not found.is_filled if column is None else column.nullable
-    if gets_null and found.is_not_null and table.name == "tasks":
-        misfits[f"{name} must not be required"] = f"ALTER {name} DROP NOT NULL"
-    if column is None:
-        return misfits
-    wanted = column.type.compile(DIALECT)
-    new_type = f"ALTER {name} TYPE {wanted}"
-    kind = column.type.python_type
-    if found.type in FITTING_TYPES.get(kind, (found.type,)):
-        if found.length and found.length < (column.type.length or 0):
-            misfits[f"{name} must be {wanted}"] = new_type
-    elif kind is datetime and found.type == "timestamp":
-        misfits[f"{name} must be {wanted}"] = f"{new_type} USING {name} AT TIME ZONE 'UTC'"
+    wanted = column.type.compile(DIALECT)  # such as VARCHAR(200)
+    kind = wanted.partition("(")[0]
+    change = f"ALTER {name} TYPE {wanted}"
+    if kind not in FITTING_TYPES:
+        return {}  # `try_statement` finds out.
+    if found.type in FITTING_TYPES[kind]:
+        if found.length and found.length < column.type.length:
+            return {f"{name} must be {wanted}": change}
+        return {}
+    if kind == "TIMESTAMP WITH TIME ZONE" and found.type == "timestamp":
+        return {f"{name} must be {wanted}": f"{change} USING {name} AT TIME ZONE 'UTC'"}
+    return {f"{name} must be {wanted}": ""}
+
+
+def misfit_of_null(table: Table, found: Any) -> Misfits:
+    """Return whether a column is required that the statements leave empty, and what mends it."""
+    name = found.quoted_name
+    if table.name == "users":
+        # A sign-up with Better Auth fills its own table, but does not know this column of ours.
+        if found.name == "created_at" and found.is_required:
+            return {f"{name} must have a default": f"ALTER {name} SET DEFAULT now()"}
+        return {}
+    if found.name in table.columns:
+        # The statements write NULL into it, so a default would not help.
+        is_left_empty = table.columns[found.name].nullable and found.is_not_null
     else:
-        misfits[f"{name} must be {wanted}"] = ""
-    return misfits
+        is_left_empty = found.is_required
+    if is_left_empty:
+        return {f"{name} must not be required": f"ALTER {name} DROP NOT NULL"}
+    return {}
 
 
 def wants_sign_up(error: Any) -> bool:
@@ -298,7 +305,9 @@ class Pool:
         # The connection used last is used next, for it is likeliest to be alive.
         self.idle: list[extensions.connection] = []
         self.places = asyncio.Semaphore(size)
-        self.share_size = max(1, size // 4)  # so that one user's locked row holds up nobody else
+        # Each user has a share of the places, so that one user's locked row holds up nobody else. A
+        # share is forgotten when no request of the user holds it any more.
+        self.share_size = max(1, size // 4)
         self.shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def open(self, parameters: Parameters) -> None:
@@ -313,7 +322,6 @@ class Pool:
 
     async def execute(self, statement: str, values: dict[str, Any]) -> list[Row]:
         """Run a statement on an idle or a new connection, and return its rows."""
-        # The user's own share of the places. It exists while a request of the user holds it.
         share = self.shares.setdefault(values["user_id"], asyncio.Semaphore(self.share_size))
         async with share, self.places:
             connection = self.take_idle() or await self.connect()
@@ -403,10 +411,10 @@ def local_settings() -> str:
     of one message are one transaction, so LOCAL settings hold for those that follow, and end with
     the message: a pooler does not hand them on to its next client.
     """
-    steps = int((seconds_left() - STATEMENT_MARGIN) * 1000 / TIMEOUT_STEP)
+    steps = int((seconds_left() - STATEMENT_MARGIN) / TIMEOUT_STEP)
     if steps <= 0:
         raise TimeoutError
-    milliseconds = steps * TIMEOUT_STEP
+    milliseconds = round(steps * TIMEOUT_STEP * 1000)
     return f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL timezone = 'UTC'; "
 
 

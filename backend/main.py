@@ -151,10 +151,10 @@ async def not_found(_request: Request, error: HTTPException) -> JSONResponse:
 async def method_not_allowed(request: Request, _error: HTTPException) -> JSONResponse:
     """Answer 405 with the methods of all routes at this address, as RFC 9110 (15.5.6) wants.
 
-    Starlette would name those of one route only.
+    Starlette names those of the first route only.
     """
     methods: set[str] = set()
-    for route in [*tasks.router.routes, *router.routes]:
+    for route in [*tasks.router.routes, *router.routes, *request.app.routes]:
         match, _ = route.matches(request.scope)
         if match is not Match.NONE:
             methods |= getattr(route, "methods", set())

@@ -105,6 +105,7 @@ def test_what_is_nowhere_is_404_without_a_redirect(api, method, path):
         (f"{TASKS}/1/complete", ["PATCH"]),
         ("/health", ["GET", "HEAD"]),
         ("/", ["GET", "HEAD"]),
+        ("/docs", ["GET", "HEAD"]),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])

@@ -99,7 +99,7 @@ def deadline_soon(seconds: float = SOON) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(db, "DEADLINE", seconds)
         patch.setattr(db, "STATEMENT_MARGIN", 0)
-        patch.setattr(db, "TIMEOUT_STEP", 50)
+        patch.setattr(db, "TIMEOUT_STEP", 0.05)
         yield
 
 
@@ -151,7 +151,7 @@ def test_postgresql_ends_a_statement_before_the_deadline_does(monkeypatch):
         before = (await ask(WHO))[0]["backend"]
         # PostgreSQL gets SOON at most, in steps of 50 ms, and the request its whole deadline.
         monkeypatch.setattr(db, "STATEMENT_MARGIN", db.DEADLINE - SOON)
-        monkeypatch.setattr(db, "TIMEOUT_STEP", 50)
+        monkeypatch.setattr(db, "TIMEOUT_STEP", 0.05)
         with pytest.raises(UnavailableError):
             await ask(PAUSE)
         assert (await ask(WHO))[0]["backend"] == before  # the connection was kept

@@ -83,14 +83,14 @@ remembered: dict[str, tuple[Identity, float]] = {}
 class PublishedKeys:
     """The keys that the frontend publishes (RFC 7517), kept while their address is down.
 
-    Only requests cause a reading. A request whose key is
-    - known and fresh takes it.
-    - known and older than KEYS_FRESH takes it, too, and begins a reading for those who follow.
-    - unknown waits for a reading.
-    After KEYS_IDLE without an attempt all wait for one, because their key may have been withdrawn.
+    Only requests cause a reading of the keys:
+    - one with a known key, after KEYS_FRESH. It takes the old key and does not wait.
+    - one with a known key, after KEYS_IDLE without an attempt. It waits, for its key may have been
+      withdrawn.
+    - one with an unknown key. It waits.
 
-    If a reading fails, the old keys serve on, however old: an outage signs nobody out. The next
-    reading begins KEYS_RETRY later at the earliest; until then nobody waits.
+    If a reading fails, the old keys serve on, however old: an outage signs nobody out. After an
+    attempt, there is none for KEYS_RETRY, and nobody waits.
     """
 
     def __init__(self, url: str) -> None:
@@ -110,10 +110,10 @@ class PublishedKeys:
         if kid is None:
             raise jwt.InvalidSignatureError
         is_unknown = kid not in self.keys
-        is_idle = self.seconds_untried() > KEYS_IDLE
-        if is_unknown or self.fresh_seconds() <= 0:
+        must_wait = is_unknown or self.seconds_untried() > KEYS_IDLE
+        if must_wait or self.fresh_seconds() <= 0:
             self.begin_reading()
-        if self.attempt and (is_unknown or is_idle):
+        if must_wait and self.attempt:
             await asyncio.wait([self.attempt])  # If a request is cancelled, the attempt goes on.
         if kid in self.keys:
             return self.keys[kid]
@@ -180,8 +180,8 @@ async def verify(token: str) -> Identity:
     Raise PyJWTError if it is not genuine, and UnavailableError if nobody can say.
     """
     if token in remembered:
-        identity, until = remembered[token]
-        if time.time() < until:
+        identity, believed_until = remembered[token]
+        if time.time() < believed_until:
             return identity
     if len(token) > MAX_TOKEN_LENGTH:
         raise jwt.DecodeError
@@ -191,13 +191,13 @@ async def verify(token: str) -> Identity:
     if is_of_plugin:
         key: Any = await published_keys.get(header.get("kid"))
         algorithm = key.algorithm_name  # never the one that the token names
-        # Until then the token is believed without another check: as long as the keys are fresh.
-        # While old keys serve on, this time is past, and the token is checked each time.
-        until = time.time() + published_keys.fresh_seconds()
+        # In an outage the keys are not fresh. Then this time is past, and the token is checked anew
+        # each time.
+        believed_until = time.time() + published_keys.fresh_seconds()
     else:
         key = SECRET
         algorithm = "HS256"
-        until = float("inf")
+        believed_until = float("inf")
     claims = jwt.decode(
         token,
         key,
@@ -215,7 +215,7 @@ async def verify(token: str) -> Identity:
     identity = read_identity(claims)
     if len(remembered) >= MAX_REMEMBERED_TOKENS:
         remembered.clear()
-    remembered[token] = identity, min(until, int(claims["exp"]) + LEEWAY)
+    remembered[token] = identity, min(believed_until, int(claims["exp"]) + LEEWAY)
     return identity
 
 

@@ -487,7 +487,7 @@ def test_each_statement_is_one_index_scan_among_a_million_tasks(
 def test_an_index_gives_newest_first_without_sorting_among_a_million_tasks(
     database: Postgres, a_million: str, user: str, completed: list[bool]
 ) -> None:
-    values = {"user_id": user, "completed": completed, "by_title": False}
+    values = {"user_id": user, "completed_values": completed}
     plan = explain(database, a_million, tasks.LIST, values, BY_INDEX)
     assert "Index Scan Backward using ix_tasks_user_id_id" in plan, plan
     assert "Sort" not in plan, plan
