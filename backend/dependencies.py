@@ -31,7 +31,7 @@ async def get_current_user(
 
     Raise 401 if it is missing or not genuine, and 403 if the path is another user's.
     """
-    start_deadline()  # Waiting for the signing keys counts, and has a shorter timeout of its own.
+    start_deadline()  # here, because `verify` may wait for the signing keys
     if credentials is None:
         raise refusal(NOT_SENT)
     token = credentials.credentials

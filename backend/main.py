@@ -80,8 +80,8 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 class BodyLimitMiddleware:
     """Refuse a body over `max_size` bytes with 413 while it arrives.
 
-    FastAPI reads the body, through `receive`, when it has found the route. So an HTTPException from
-    there is answered like one from the route itself. A body that no route reads is ignored.
+    FastAPI calls `receive` to read the body, when it has found the route. So an HTTPException that
+    `receive` raises is answered like one of the route. A body that no route reads is ignored.
 
     FastAPI's own max_body_size (0.165) carries out a DELETE with a large body, and then answers
     413, in plain text and without CORS headers.

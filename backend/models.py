@@ -96,7 +96,8 @@ class TaskCreate(SQLModel):
     description: Description | None = None
 
 
-# A field that was not sent is MISSING, and model_dump() leaves it out.
+# A field that was not sent is pydantic's MISSING, and model_dump() leaves it out. (With a default
+# of None, a title of null could not be told from none, and the document would show that default.)
 class TaskUpdate(SQLModel):
     """The fields of a task that are to change; only the description may be null."""
 

@@ -69,13 +69,12 @@ READ = compile_sql(
         col(Task.id) == bindparam("task_id"),
     )
 )
-# A user's first task also makes the user's row. The part named owner does so, which PostgreSQL runs
-# although nothing reads from it. The task's foreign key is checked after the whole statement.
-# - No row is tried where one exists. Better Auth's table may require columns that are not known
-#   here, and PostgreSQL checks NOT NULL before it looks for a conflict.
-# - ON CONFLICT is for another request that makes the same row at this moment. It is also for an
-#   e-mail address that is another user's: then no row is made, and the foreign key fails.
-# In SQL this is shorter than in SQLAlchemy's words.
+# A user's first task also makes the user's row, in the part named owner. PostgreSQL runs that part
+# although nothing reads from it, and checks the task's foreign key at the end of it all.
+# - WHERE NOT EXISTS: a row that exists is left alone. ON CONFLICT would not do, for Better Auth's
+#   table requires further columns, and PostgreSQL checks those before it looks for a conflict.
+# - ON CONFLICT: another request may make the same row at this moment. Or the e-mail address is
+#   another user's; then there is no row, and the foreign key fails.
 CREATE = compile_sql(
     text("""
         WITH owner AS (
@@ -130,11 +129,10 @@ DELETE = compile_sql(
 )
 
 # At the start, prepare_tables in db.py runs these statements with the values of TRIAL, and undoes
-# them. Their user is nobody: read_identity in auth/jwt.py refuses line breaks. The texts are as
-# long as they may be, so that a table that wants shorter ones is found out.
+# them. The texts are as long as they may be, so that a table that wants shorter ones is found out.
 STATEMENTS = [LIST, LIST_BY_TITLE, READ, CREATE, UPDATE, TOGGLE, DELETE]
 TRIAL = {
-    "user_id": "\n" * 255,
+    "user_id": "\n" * 255,  # no user's: read_identity in auth/jwt.py refuses line breaks
     "task_id": 0,
     "completed_values": [True],
     "email": None,
