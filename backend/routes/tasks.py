@@ -1,4 +1,4 @@
-"""The six statements, each with its owner, and the six routes."""
+"""The statements, each with its owner, and the six routes."""
 
 import logging
 from typing import Annotated, Any, Literal
