@@ -8,10 +8,11 @@ import asyncio
 import logging
 import os
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from socket import SOCK_STREAM
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import anyio
@@ -45,6 +46,17 @@ PUBLIC_MARK = "public-development-secret"  # stands in the secret that .env sets
 EMBEDDED = ROOT / ".postgres"
 POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
 DIALECT = create_engine("postgresql+psycopg2://").dialect  # It compiles, and connects to nothing.
+ADDRESS = re.compile(
+    r"""
+    postgres(ql)?(\+\w+)?://  # the scheme, maybe with a driver
+    # Not user:p@ss@host or user:p/ss@host. There libpq would take a part of the password for the
+    # host, and show it.
+    (?!.*[@/].*@)
+    (?P<rest>[^\s'"]+)  # the address itself has neither blanks nor quotes
+    [\s'"]*$  # what closes a command
+    """,
+    re.VERBOSE,
+)
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
 LEFT_TO_DEFAULT = "users.created_at"  # No statement reads or writes this column.
 # For each type of our columns, the types of PostgreSQL that will do.
@@ -72,7 +84,6 @@ COLUMNS = """
 
 Parameters = dict[str, str]  # of a connection, as libpq names them
 Row = dict[str, Any]
-Misfits = dict[str, str]  # what is wrong with a column: how ALTER TABLE mends it, or ""
 
 logger = logging.getLogger(__name__)
 request_deadline: ContextVar[float] = ContextVar("request_deadline")  # on the event loop's clock
@@ -85,14 +96,11 @@ def parse_address(address: str) -> Parameters:
     command (psql 'postgresql://...').
     """
     refusal = "must be embedded, or an address with its password percent-encoded"
-    # The scheme, the rest without blanks and quotes, and whatever closes the command.
-    found = re.search(r"postgres(?:ql)?(?:\+\w+)?://([^\s'\"]+)[\s'\"]*$", address)
-    # In user:p@ss@host or user:p/ss@host, libpq would take a part of the password for the host, and
-    # show it.
-    if not found or re.search("[@/].*@", found[1]):
+    found = ADDRESS.search(address)
+    if not found:
         raise SystemExit(f"NEON_DATABASE_URL: {refusal}.")
     try:
-        return dict(extensions.parse_dsn(f"postgresql://{found[1]}"))
+        return dict(extensions.parse_dsn(f"postgresql://{found['rest']}"))
     except psycopg2.Error as error:
         unknown = re.search(r'invalid URI query parameter: "\w+"', str(error))
         raise SystemExit(f"NEON_DATABASE_URL: {unknown[0] if unknown else refusal}.") from None
@@ -150,7 +158,7 @@ def prepare_tables(parameters: Parameters, statements: list[str], trial: dict[st
             for statement in statements:
                 try_statement(connection, statement, trial)
     except exc.DBAPIError as error:
-        reason = str(error.orig).splitlines()[0]
+        reason = str(error.orig).partition("\n")[0]
         raise SystemExit(f"The database cannot be used: {reason}") from None
 
 
@@ -169,6 +177,13 @@ def try_statement(connection: Connection, statement: str, trial: dict[str, Any])
         savepoint.rollback()
 
 
+class Misfit(NamedTuple):
+    """What is wrong with a column."""
+
+    sentence: str
+    action: str  # of the ALTER TABLE that mends it, or "" if there is none
+
+
 def check_columns(connection: Connection, table: Table) -> None:
     """Raise SystemExit if a table that somebody else made has columns that do not fit.
 
@@ -178,58 +193,60 @@ def check_columns(connection: Connection, table: Table) -> None:
     present = {row.name: row for row in rows}
     if not present:
         return  # A role without rights on the table sees no column. `try_statement` reports that.
-    ours = [column for column in table.columns if str(column) != LEFT_TO_DEFAULT]
-    misfits: Misfits = {}
-    for column in ours:
-        if column.name in present:
-            misfits |= misfit_of_type(column, present[column.name])
-    for found in present.values():
-        misfits |= misfit_of_null(table, found)
-    for column in ours:
-        if column.name not in present:
-            misfits[f"{column.name} is missing"] = ""
+    misfits = list(find_misfits(table, present))
     if not misfits:
         return
-    line = f"The table {table.name}: {', '.join(misfits)}."
-    actions = misfits.values()
+    line = f"The table {table.name}: {', '.join(misfit.sentence for misfit in misfits)}."
+    actions = [misfit.action for misfit in misfits]
     if all(actions):
         line += f" This mends it: ALTER TABLE {table.name} {', '.join(actions)};"
     raise SystemExit(line)
 
 
-def misfit_of_type(column: Any, found: Any) -> Misfits:
-    """Return what is wrong with the type of a column of ours, and the action that mends it."""
-    name = found.quoted_name
-    wanted = column.type.compile(DIALECT)  # such as VARCHAR(200)
-    kind = wanted.partition("(")[0]
-    change = f"ALTER {name} TYPE {wanted}"
-    if kind not in FITTING_TYPES:
-        return {}  # `try_statement` finds out.
-    if found.type in FITTING_TYPES[kind]:
-        if found.length and found.length < column.type.length:
-            return {f"{name} must be {wanted}": change}
-        return {}
-    if kind == "TIMESTAMP WITH TIME ZONE" and found.type == "timestamp":
-        return {f"{name} must be {wanted}": f"{change} USING {name} AT TIME ZONE 'UTC'"}
-    return {f"{name} must be {wanted}": ""}
+def find_misfits(table: Table, present: dict[str, Any]) -> Iterator[Misfit]:
+    """Yield what is wrong with the columns that are present, and which of ours are missing."""
+    ours = {column.name: column for column in table.columns if str(column) != LEFT_TO_DEFAULT}
+    for name, found in present.items():
+        yield from misfits_of_null(table, found)
+        if name in ours:
+            yield from misfits_of_type(ours[name], found)
+    for name in ours:
+        if name not in present:
+            yield Misfit(f"{name} is missing", "")
 
 
-def misfit_of_null(table: Table, found: Any) -> Misfits:
-    """Return whether a column is required that the statements leave empty, and what mends it."""
+def misfits_of_null(table: Table, found: Any) -> Iterator[Misfit]:
+    """Yield whether a column must have a value, although the statements give it none."""
     name = found.quoted_name
     if table.name == "users":
         # A sign-up with Better Auth fills its own table, but does not know this column of ours.
         if found.name == "created_at" and found.is_required:
-            return {f"{name} must have a default": f"ALTER {name} SET DEFAULT now()"}
-        return {}
+            yield Misfit(f"{name} must have a default", f"ALTER {name} SET DEFAULT now()")
+        return
     if found.name in table.columns:
         # The statements write NULL into it, so a default would not help.
         is_left_empty = table.columns[found.name].nullable and found.is_not_null
     else:
         is_left_empty = found.is_required
     if is_left_empty:
-        return {f"{name} must not be required": f"ALTER {name} DROP NOT NULL"}
-    return {}
+        yield Misfit(f"{name} must not be required", f"ALTER {name} DROP NOT NULL")
+
+
+def misfits_of_type(column: Any, found: Any) -> Iterator[Misfit]:
+    """Yield whether one of our columns has a type that does not fit, or is too short."""
+    name = found.quoted_name
+    wanted = column.type.compile(DIALECT)  # such as VARCHAR(200)
+    kind = wanted.partition("(")[0]
+    if kind not in FITTING_TYPES:
+        return  # `try_statement` finds out.
+    if found.type in FITTING_TYPES[kind]:
+        if found.length and found.length < (column.type.length or 0):
+            yield Misfit(f"{name} must be {wanted}", f"ALTER {name} TYPE {wanted}")
+    elif kind == "TIMESTAMP WITH TIME ZONE" and found.type == "timestamp":
+        action = f"ALTER {name} TYPE {wanted} USING {name} AT TIME ZONE 'UTC'"
+        yield Misfit(f"{name} must be {wanted}", action)
+    else:
+        yield Misfit(f"{name} must be {wanted}", "")
 
 
 def wants_sign_up(error: Any) -> bool:
@@ -262,8 +279,8 @@ async def wait(connection: extensions.connection) -> None:
 
     psycopg2 is no asyncio driver, but has asynchronous connections: nothing blocks, and `poll` says
     for what their socket has to wait. (See "Asynchronous support" in its documentation.) So the
-    event loop does the waiting. Threads would cost a fifth more CPU, and could not be given a
-    deadline.
+    event loop does the waiting. Threads would cost half as much CPU again, and could not be
+    given a deadline.
     """
     try:
         while (state := connection.poll()) != extensions.POLL_OK:
@@ -328,7 +345,7 @@ class Pool:
             try:
                 return await run_statement(connection, local_settings() + statement, values)
             except asyncio.CancelledError:
-                # The deadline is over, before which PostgreSQL should have ended the statement. So
+                # This is the deadline of `fetch`, and PostgreSQL has not ended the statement. So
                 # the server is silent, and the idle connections are no better than this one.
                 self.close_idle()
                 raise
@@ -407,9 +424,9 @@ def seconds_left() -> float:
 def local_settings() -> str:
     """Return what goes before a statement, in the same message and round trip.
 
-    It gives PostgreSQL the time that is left; raise TimeoutError if that is nothing. The statements
-    of one message are one transaction, so LOCAL settings hold for those that follow, and end with
-    the message: a pooler does not hand them on to its next client.
+    PostgreSQL gets the time that is left, in whole steps; raise TimeoutError if there is none. The
+    statements of one message are one transaction, so LOCAL settings hold for those that follow, and
+    end with the message: a pooler does not hand them on to its next client.
     """
     steps = int((seconds_left() - STATEMENT_MARGIN) / TIMEOUT_STEP)
     if steps <= 0:

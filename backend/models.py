@@ -69,8 +69,9 @@ def none_if_empty(text: str) -> str | None:
     return text or None
 
 
-# A pattern stands in the OpenAPI document, where clients read it: no NUL, and not all blank. It
-# spells out Unicode's white space, because JavaScript's \s is another set.
+# No NUL, and not all blank. Stripping and min_length refuse a blank title already, but clients read
+# the pattern, in the OpenAPI document. It spells out Unicode's white space: JavaScript's \s is
+# another set.
 BLANK = r"\t-\r\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 NOT_BLANK = rf"^[^\x00]*[^{BLANK}\x00][^\x00]*$"
 
@@ -96,8 +97,8 @@ class TaskCreate(SQLModel):
     description: Description | None = None
 
 
-# A field that was not sent is pydantic's MISSING, and model_dump() leaves it out. (With a default
-# of None, a title of null could not be told from none, and the document would show that default.)
+# A field that was not sent is pydantic's MISSING, and model_dump() leaves it out. (The usual None
+# would not do: a title of null is refused, and one that was not sent is not.)
 class TaskUpdate(SQLModel):
     """The fields of a task that are to change; only the description may be null."""
 

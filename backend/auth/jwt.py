@@ -191,8 +191,7 @@ async def verify(token: str) -> Identity:
     if is_of_plugin:
         key: Any = await published_keys.get(header.get("kid"))
         algorithm = key.algorithm_name  # never the one that the token names
-        # In an outage the keys are not fresh. Then this time is past, and the token is checked anew
-        # each time.
+        # In an outage fresh_seconds() is negative, so that the token is checked each time it comes.
         believed_until = time.time() + published_keys.fresh_seconds()
     else:
         key = SECRET

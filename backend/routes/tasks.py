@@ -71,10 +71,10 @@ READ = compile_sql(
 )
 # A user's first task also makes the user's row, in the part named owner. PostgreSQL runs that part
 # although nothing reads from it, and checks the task's foreign key at the end of it all.
-# - WHERE NOT EXISTS: a row that exists is left alone. ON CONFLICT would not do, for Better Auth's
-#   table requires further columns, and PostgreSQL checks those before it looks for a conflict.
-# - ON CONFLICT: another request may make the same row at this moment. Or the e-mail address is
-#   another user's; then there is no row, and the foreign key fails.
+# - WHERE NOT EXISTS leaves alone a row that exists. ON CONFLICT would not do: Better Auth's table
+#   requires further columns, and PostgreSQL checks those before it looks for a conflict.
+# - ON CONFLICT is for another request that makes the same row at this moment, and for an e-mail
+#   address that is another user's. In the second case there is no row, and the foreign key fails.
 CREATE = compile_sql(
     text("""
         WITH owner AS (
@@ -149,7 +149,7 @@ TRIAL = {
 COMPLETED_VALUES = {"all": [False, True], "pending": [False], "completed": [True]}
 NO_SUCH_TASK = "You have no such task."
 TOO_MANY_TASKS = f"You have {MAX_TASKS} tasks already, which is the most."
-NOT_SIGNED_UP = "The table users has no row for you, which this service cannot make: sign up first."
+NOT_SIGNED_UP = "You have no row in the table users: sign up, with an e-mail address of your own."
 
 
 def only_digits(given: str) -> str | None:
