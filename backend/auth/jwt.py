@@ -113,7 +113,7 @@ class PublishedKeys:
         must_wait = is_unknown or self.seconds_untried() > KEYS_IDLE
         if must_wait or self.fresh_seconds() <= 0:
             self.begin_reading()
-        if must_wait and self.attempt:
+        if must_wait and self.attempt:  # There is none shortly after another.
             await asyncio.wait([self.attempt])  # If a request is cancelled, the attempt goes on.
         if kid in self.keys:
             return self.keys[kid]
