@@ -22,7 +22,7 @@ from backend import embedded
 from backend.embedded import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
-SECRET = "a secret of the tests, of more than 32 bytes"
+SECRET = "a secret of the tests, of more than 64 bytes, which is what HS512 wants"
 FRONTEND = "http://localhost:3000"
 TRUSTED = "https://App.example.com/, http://[::1]:8080,,"
 PASSWORD = "hunter2"

@@ -299,8 +299,8 @@ def test_the_address_of_the_keys_may_have_blanks_around_it(monkeypatch, address)
     ("settings", "issuer", "audience"),
     [
         ({}, FRONTEND, FRONTEND),
-        ({"BETTER_AUTH_ISSUER": "me"}, "me", FRONTEND),
-        ({"BETTER_AUTH_AUDIENCE": "you"}, FRONTEND, "you"),
+        ({"BETTER_AUTH_ISSUER": " me\n"}, "me", FRONTEND),
+        ({"BETTER_AUTH_AUDIENCE": "you "}, FRONTEND, "you"),
         ({"BETTER_AUTH_ISSUER": "me", "BETTER_AUTH_AUDIENCE": "you"}, "me", "you"),
     ],
 )

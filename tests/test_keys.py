@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, tzinfo
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -595,6 +596,28 @@ def test_an_endpoint_that_hangs_holds_up_only_those_whose_key_is_unknown(
             keys.free.set()
 
     asyncio.run(bounded_scenario())
+
+
+def test_answers_that_trickle_without_end_keep_no_thread_that_others_need(
+    keys, module, clock, monkeypatch
+):
+    monkeypatch.setattr(module, "KEYS_TIMEOUT", 0.05)
+    reader = module.PublishedKeys(module.KEYS_URL)
+    keys.is_trickling = True
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
+        for _ in range(6):
+            clock.moved += RETRY
+            with pytest.raises(module.UnavailableError):
+                await reader.get("EdDSA")
+        try:
+            await asyncio.wait_for(asyncio.to_thread(int), 5)
+        finally:
+            keys.is_stopping.set()
+        assert len(keys.fetches) == 4
+
+    asyncio.run(scenario())
 
 
 def test_a_hanging_endpoint_holds_up_known_keys_once_after_a_quiet_night(

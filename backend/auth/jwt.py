@@ -5,6 +5,7 @@ import asyncio
 import logging
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -60,8 +61,8 @@ def read_origin(name: str, address: str) -> str:
 SECRET = read_secret()
 URL = os.environ.get("BETTER_AUTH_URL", "").strip()
 ORIGIN = read_origin("BETTER_AUTH_URL", URL)
-ISSUER = os.environ.get("BETTER_AUTH_ISSUER") or ORIGIN
-AUDIENCE = os.environ.get("BETTER_AUTH_AUDIENCE") or ORIGIN
+ISSUER = os.environ.get("BETTER_AUTH_ISSUER", "").strip() or ORIGIN
+AUDIENCE = os.environ.get("BETTER_AUTH_AUDIENCE", "").strip() or ORIGIN
 AUTH_PATH = urlsplit(URL).path.rstrip("/") or "/api/auth"
 KEYS_URL = os.environ.get("BETTER_AUTH_JWKS_URL", "").strip() or f"{ORIGIN}{AUTH_PATH}/jwks"
 read_origin("BETTER_AUTH_JWKS_URL", KEYS_URL)  # only to refuse what is no address
@@ -95,6 +96,8 @@ class PublishedKeys:
 
     def __init__(self, url: str) -> None:
         self.client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=KEYS_TIMEOUT)
+        # An answer that trickles without end keeps its thread. Name look-ups have others.
+        self.threads = ThreadPoolExecutor(max_workers=4)
         self.key_set: KeySet = {}  # as it was read last
         self.keys: dict[str, jwt.PyJWK] = {}  # those in it that can be used, by their ids
         self.attempt: asyncio.Task[None] | None = None  # while the keys are being read
@@ -113,7 +116,7 @@ class PublishedKeys:
         must_wait = is_unknown or self.seconds_untried() > KEYS_IDLE
         if must_wait or self.fresh_seconds() <= 0:
             self.begin_reading()
-        if must_wait and self.attempt:  # There is none shortly after another.
+        if must_wait and self.attempt:  # None begins within KEYS_RETRY of the last one.
             await asyncio.wait([self.attempt])  # If a request is cancelled, the attempt goes on.
         if kid in self.keys:
             return self.keys[kid]
@@ -138,7 +141,8 @@ class PublishedKeys:
         """Read the keys in a thread, and put them in place here, on the event loop."""
         try:
             # The client's own timeout starts again with each byte, and an answer may trickle.
-            fetching = asyncio.to_thread(self.client.fetch_data)
+            loop = asyncio.get_running_loop()
+            fetching = loop.run_in_executor(self.threads, self.client.fetch_data)
             key_set = await asyncio.wait_for(fetching, KEYS_TIMEOUT)
             keys = usable_keys(key_set)
         except Exception as error:  # noqa: BLE001 - anything may stand at that address
