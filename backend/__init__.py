@@ -11,9 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEADLINE = 4.5  # The signing keys, a free connection and the statement together.
 KEYS_TIMEOUT = 3.0  # Reading the signing keys. It leaves 1.5 for the database.
 STATEMENT_MARGIN = 0.25  # PostgreSQL ends a statement at least this much before the deadline.
-# The timeout is a multiple of this, and so 4.0 at most: PostgreSQL's statistics count a statement
-# with another timeout as another statement.
-TIMEOUT_STEP = 0.5
+TIMEOUT_STEP = 0.5  # The timeout is a multiple of this, and so 4.0 at most.
 # Seconds. A start that would wait for longer fails, with one line.
 CONNECT_TIMEOUT = 4
 LOCK_TIMEOUT = 7  # Waiting for another start to end, and as long again for a lock on a table.

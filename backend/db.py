@@ -49,9 +49,7 @@ DIALECT = create_engine("postgresql+psycopg2://").dialect  # It compiles, and co
 ADDRESS = re.compile(
     r"""
     postgres(ql)?(\+\w+)?://  # the scheme, maybe with a driver
-    # Not user:p@ss@host or user:p/ss@host. There libpq would take a part of the password for the
-    # host, and show it.
-    (?!.*[@/].*@)
+    (?!.*[@/].*@)  # not user:p@ss@host or user:p/ss@host: libpq would show a part as the host
     (?P<rest>[^\s'"]+)  # the address itself has neither blanks nor quotes
     [\s'"]*$  # what closes a command
     """,
@@ -193,7 +191,7 @@ def check_columns(connection: Connection, table: Table) -> None:
     present = {row.name: row for row in rows}
     if not present:
         return  # A role without rights on the table sees no column. `try_statement` reports that.
-    misfits = list(find_misfits(table, present))
+    misfits = [misfit for misfit in find_misfits(table, present) if misfit]
     if not misfits:
         return
     line = f"The table {table.name}: {', '.join(misfit.sentence for misfit in misfits)}."
@@ -203,50 +201,50 @@ def check_columns(connection: Connection, table: Table) -> None:
     raise SystemExit(line)
 
 
-def find_misfits(table: Table, present: dict[str, Any]) -> Iterator[Misfit]:
-    """Yield what is wrong with the columns that are present, and which of ours are missing."""
+def find_misfits(table: Table, present: dict[str, Any]) -> Iterator[Misfit | None]:
+    """Yield what is wrong with each column that is present, and which of ours are missing."""
     ours = {column.name: column for column in table.columns if str(column) != LEFT_TO_DEFAULT}
     for name, found in present.items():
-        yield from misfits_of_null(table, found)
+        yield null_misfit(table, found)
         if name in ours:
-            yield from misfits_of_type(ours[name], found)
+            yield type_misfit(ours[name], found)
     for name in ours:
         if name not in present:
             yield Misfit(f"{name} is missing", "")
 
 
-def misfits_of_null(table: Table, found: Any) -> Iterator[Misfit]:
-    """Yield whether a column must have a value, although the statements give it none."""
+def null_misfit(table: Table, found: Any) -> Misfit | None:
+    """Return what is wrong if a column must have a value, and the statements give it none."""
     name = found.quoted_name
+    column = table.columns.get(found.name)
+    if str(column) == LEFT_TO_DEFAULT and found.is_required:
+        return Misfit(f"{name} must have a default", f"ALTER {name} SET DEFAULT now()")
     if table.name == "users":
-        # A sign-up with Better Auth fills its own table, but does not know this column of ours.
-        if found.name == "created_at" and found.is_required:
-            yield Misfit(f"{name} must have a default", f"ALTER {name} SET DEFAULT now()")
-        return
-    if found.name in table.columns:
+        return None  # All other columns have a value after a sign-up with Better Auth.
+    stays_empty = found.is_required
+    if column is not None:
         # The statements write NULL into it, so a default would not help.
-        is_left_empty = table.columns[found.name].nullable and found.is_not_null
-    else:
-        is_left_empty = found.is_required
-    if is_left_empty:
-        yield Misfit(f"{name} must not be required", f"ALTER {name} DROP NOT NULL")
+        stays_empty = column.nullable and found.is_not_null
+    if stays_empty:
+        return Misfit(f"{name} must not be required", f"ALTER {name} DROP NOT NULL")
+    return None
 
 
-def misfits_of_type(column: Any, found: Any) -> Iterator[Misfit]:
-    """Yield whether one of our columns has a type that does not fit, or is too short."""
+def type_misfit(column: Any, found: Any) -> Misfit | None:
+    """Return what is wrong if one of our columns has a type that does not fit, or is too short."""
     name = found.quoted_name
     wanted = column.type.compile(DIALECT)  # such as VARCHAR(200)
     kind = wanted.partition("(")[0]
     if kind not in FITTING_TYPES:
-        return  # `try_statement` finds out.
+        return None  # `try_statement` finds out.
+    sentence = f"{name} must be {wanted}"
     if found.type in FITTING_TYPES[kind]:
         if found.length and found.length < (column.type.length or 0):
-            yield Misfit(f"{name} must be {wanted}", f"ALTER {name} TYPE {wanted}")
-    elif kind == "TIMESTAMP WITH TIME ZONE" and found.type == "timestamp":
-        action = f"ALTER {name} TYPE {wanted} USING {name} AT TIME ZONE 'UTC'"
-        yield Misfit(f"{name} must be {wanted}", action)
-    else:
-        yield Misfit(f"{name} must be {wanted}", "")
+            return Misfit(sentence, f"ALTER {name} TYPE {wanted}")
+        return None
+    if kind == "TIMESTAMP WITH TIME ZONE" and found.type == "timestamp":
+        return Misfit(sentence, f"ALTER {name} TYPE {wanted} USING {name} AT TIME ZONE 'UTC'")
+    return Misfit(sentence, "")
 
 
 def wants_sign_up(error: Any) -> bool:
@@ -345,8 +343,8 @@ class Pool:
             try:
                 return await run_statement(connection, local_settings() + statement, values)
             except asyncio.CancelledError:
-                # This is the deadline of `fetch`, and PostgreSQL has not ended the statement. So
-                # the server is silent, and the idle connections are no better than this one.
+                # `fetch` cancels this at its deadline. PostgreSQL has ended the statement before,
+                # unless nothing gets through. Then the idle connections are no better than this.
                 self.close_idle()
                 raise
             finally:
@@ -424,9 +422,11 @@ def seconds_left() -> float:
 def local_settings() -> str:
     """Return what goes before a statement, in the same message and round trip.
 
-    PostgreSQL gets the time that is left, in whole steps; raise TimeoutError if there is none. The
-    statements of one message are one transaction, so LOCAL settings hold for those that follow, and
-    end with the message: a pooler does not hand them on to its next client.
+    PostgreSQL gets the time that is left, in whole steps: its statistics count a statement with
+    another timeout as another statement. Raise TimeoutError if no step is left.
+
+    The statements of one message are one transaction, so LOCAL settings hold for those that follow,
+    and end with the message: a pooler does not hand them on to its next client.
     """
     steps = int((seconds_left() - STATEMENT_MARGIN) / TIMEOUT_STEP)
     if steps <= 0:

@@ -123,10 +123,9 @@ class App(FastAPI):
 async def check_user(request: Request) -> None:
     """Raise 401, 403 or 503, as get_current_user does.
 
-    An error handler may call this. Starlette has two places where it looks for handlers: the route,
-    and around it the app. What a handler raises in the first is handled in the second.
+    An error handler may call this: what the handlers of a route raise goes to those of the app.
     """
-    # Only the routes of the tasks have input, and all of them have a user_id.
+    # So each route that has input must have a user_id in its path.
     await get_current_user(request.path_params["user_id"], await bearer(request))
 
 
@@ -138,7 +137,7 @@ async def refuse_input(request: Request, error: Exception) -> JSONResponse:
     await check_user(request)
     field = "body"
     if isinstance(error, RequestValidationError):
-        # It ends with the field, as ("body", "title") does, or with the place of broken JSON.
+        # The field stands last, as in ("body", "title"); for broken JSON it is a place in the text.
         field = error.errors()[0]["loc"][-1]
     return JSONResponse({"detail": RULES.get(field, RULES["body"])}, 400)
 
@@ -192,7 +191,7 @@ def collect_less_garbage() -> None:
     Under load it took a sixth of the CPU, and one request in twenty had to wait for it.
     """
     gc.freeze()
-    gc.set_threshold(5_000, 20, 100)  # instead of 700, 10 and 10
+    gc.set_threshold(5_000, 20, 100)  # Python 3.11 has 700, 10 and 10.
 
 
 router = APIRouter()

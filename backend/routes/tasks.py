@@ -55,6 +55,7 @@ def as_json_array(tasks: str) -> str:
 
 # Each statement's SQL, compiled once. `user_id` is always the `sub` of a verified token, never a
 # value of the request.
+# `completed_values` decides whether a list has all tasks, the pending or the completed ones.
 OWN_TASKS = select(Task).where(
     col(Task.user_id) == bindparam("user_id"),
     col(Task.completed) == any_(bindparam("completed_values")),
@@ -153,7 +154,10 @@ NOT_SIGNED_UP = "You have no row in the table users: sign up, with an e-mail add
 
 
 def only_digits(given: str) -> str | None:
-    """Return text of digits alone, else None: pydantic would take 1_0 and +1 for numbers, too."""
+    """Return text of digits as it is, and for other text None, which is refused.
+
+    Without this, 1_0 and +1 would be numbers, too.
+    """
     return given if given.isdecimal() else None
 
 
