@@ -56,7 +56,7 @@ ADDRESS = re.compile(
     re.VERBOSE,
 )
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
-LEFT_TO_DEFAULT = "users.created_at"  # No statement reads or writes this column.
+LEFT_TO_DEFAULT = ("users", "created_at")  # the only column of ours that no statement names
 # For each type of our columns, the types of PostgreSQL that will do.
 FITTING_TYPES = {
     "BIGINT": ("int8", "int4"),
@@ -203,7 +203,11 @@ def check_columns(connection: Connection, table: Table) -> None:
 
 def find_misfits(table: Table, present: dict[str, Any]) -> Iterator[Misfit | None]:
     """Yield what is wrong with each column that is present, and which of ours are missing."""
-    ours = {column.name: column for column in table.columns if str(column) != LEFT_TO_DEFAULT}
+    ours = {
+        column.name: column
+        for column in table.columns
+        if (table.name, column.name) != LEFT_TO_DEFAULT
+    }
     for name, found in present.items():
         yield null_misfit(table, found)
         if name in ours:
@@ -217,16 +221,15 @@ def null_misfit(table: Table, found: Any) -> Misfit | None:
     """Return what is wrong if a column must have a value, and the statements give it none."""
     name = found.quoted_name
     column = table.columns.get(found.name)
-    if str(column) == LEFT_TO_DEFAULT and found.is_required:
+    too_strict = Misfit(f"{name} must not be required", f"ALTER {name} DROP NOT NULL")
+    if (table.name, found.name) == LEFT_TO_DEFAULT and found.is_required:
         return Misfit(f"{name} must have a default", f"ALTER {name} SET DEFAULT now()")
     if table.name == "users":
-        return None  # All other columns have a value after a sign-up with Better Auth.
-    stays_empty = found.is_required
-    if column is not None:
-        # The statements write NULL into it, so a default would not help.
-        stays_empty = column.nullable and found.is_not_null
-    if stays_empty:
-        return Misfit(f"{name} must not be required", f"ALTER {name} DROP NOT NULL")
+        return None  # A sign-up with Better Auth fills the other columns.
+    if column is None and found.is_required:
+        return too_strict  # It is not ours, and is left out.
+    if column is not None and column.nullable and found.is_not_null:
+        return too_strict  # NULL is written into it, so a default does not help.
     return None
 
 
@@ -343,8 +346,8 @@ class Pool:
             try:
                 return await run_statement(connection, local_settings() + statement, values)
             except asyncio.CancelledError:
-                # `fetch` cancels this at its deadline. PostgreSQL has ended the statement before,
-                # unless nothing gets through. Then the idle connections are no better than this.
+                # The deadline has passed, although PostgreSQL should have ended the statement
+                # before. So the server is silent, and the idle connections are no better.
                 self.close_idle()
                 raise
             finally:
@@ -422,8 +425,8 @@ def seconds_left() -> float:
 def local_settings() -> str:
     """Return what goes before a statement, in the same message and round trip.
 
-    PostgreSQL gets the time that is left, in whole steps: its statistics count a statement with
-    another timeout as another statement. Raise TimeoutError if no step is left.
+    PostgreSQL gets the time that is left, in whole steps: its extension pg_stat_statements keeps an
+    entry for each timeout that it sees. Raise TimeoutError if no step is left.
 
     The statements of one message are one transaction, so LOCAL settings hold for those that follow,
     and end with the message: a pooler does not hand them on to its next client.

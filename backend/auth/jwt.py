@@ -96,7 +96,8 @@ class PublishedKeys:
 
     def __init__(self, url: str) -> None:
         self.client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=KEYS_TIMEOUT)
-        # An answer that trickles without end keeps its thread. Name look-ups have others.
+        # An answer that trickles without end keeps its thread. So these are not the event loop's
+        # own threads, in which db.py looks up names.
         self.threads = ThreadPoolExecutor(max_workers=4)
         self.key_set: KeySet = {}  # as it was read last
         self.keys: dict[str, jwt.PyJWK] = {}  # those in it that can be used, by their ids
@@ -116,7 +117,8 @@ class PublishedKeys:
         must_wait = is_unknown or self.seconds_untried() > KEYS_IDLE
         if must_wait or self.fresh_seconds() <= 0:
             self.begin_reading()
-        if must_wait and self.attempt:  # None begins within KEYS_RETRY of the last one.
+        # Within KEYS_RETRY of the last attempt there is no new one to wait for.
+        if must_wait and self.attempt:
             await asyncio.wait([self.attempt])  # If a request is cancelled, the attempt goes on.
         if kid in self.keys:
             return self.keys[kid]

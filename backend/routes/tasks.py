@@ -153,12 +153,11 @@ TOO_MANY_TASKS = f"You have {MAX_TASKS} tasks already, which is the most."
 NOT_SIGNED_UP = "You have no row in the table users: sign up, with an e-mail address of your own."
 
 
-def only_digits(given: str) -> str | None:
-    """Return text of digits as it is, and for other text None, which is refused.
-
-    Without this, 1_0 and +1 would be numbers, too.
-    """
-    return given if given.isdecimal() else None
+def only_digits(given: str) -> str:
+    """Return text of digits, and refuse what would otherwise be a number, too: 1_0 or +1."""
+    if not given.isdecimal():
+        raise ValueError
+    return given
 
 
 TaskId = Annotated[
