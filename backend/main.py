@@ -123,9 +123,10 @@ class App(FastAPI):
 async def check_user(request: Request) -> None:
     """Raise 401, 403 or 503, as get_current_user does.
 
-    An error handler may call this: what the handlers of a route raise goes to those of the app.
+    `refuse_input` may let it pass: Starlette runs an error handler first within the route, and what
+    that raises is handled again around the app.
     """
-    # So each route that has input must have a user_id in its path.
+    # Therefore each route that has input must have a user_id in its path.
     await get_current_user(request.path_params["user_id"], await bearer(request))
 
 

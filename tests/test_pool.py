@@ -351,6 +351,13 @@ def test_two_good_addresses_are_tried_in_turn_when_one_refuses(pool, monkeypatch
     assert not asyncio.run(is_unavailable())
 
 
+def test_a_slow_first_address_is_waited_for(pool, database, monkeypatch):
+    with Proxy(database.port, delay=0.1) as far_away:  # Connecting takes several round trips.
+        pool.parameters.update(host="two.example", port=str(far_away.port))
+        answer_look_ups(monkeypatch, "127.0.0.1", "127.0.0.3")  # nothing listens on the second
+        assert not asyncio.run(is_unavailable())
+
+
 def test_an_address_that_is_given_is_not_looked_up(pool, monkeypatch):
     pool.parameters.update(host="two.example", hostaddr="127.0.0.1")
     answer_look_ups(monkeypatch, "127.0.0.3")  # nothing listens there

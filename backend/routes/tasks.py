@@ -72,8 +72,8 @@ READ = compile_sql(
 )
 # A user's first task also makes the user's row, in the part named owner. PostgreSQL runs that part
 # although nothing reads from it, and checks the task's foreign key at the end of it all.
-# - WHERE NOT EXISTS leaves alone a row that exists. ON CONFLICT would not do: Better Auth's table
-#   requires further columns, and PostgreSQL checks those before it looks for a conflict.
+# - WHERE NOT EXISTS leaves alone a row that exists. ON CONFLICT comes too late for Better Auth's
+#   table: it requires further columns, which PostgreSQL checks before it looks for a conflict.
 # - ON CONFLICT is for another request that makes the same row at this moment, and for an e-mail
 #   address that is another user's. In the second case there is no row, and the foreign key fails.
 CREATE = compile_sql(
