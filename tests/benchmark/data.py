@@ -12,11 +12,13 @@ SELECT (jsonb_populate_record(model, jsonb_build_object('id', new_id))).*
 FROM users AS model, unnest(%(ids)s) AS new_id
 WHERE model.id = %(model)s
 """
+# The ids are given, for a second worker that starts meanwhile may take one of the sequence's.
 ADD_TASKS = """
-INSERT INTO tasks (user_id, title, description, completed, created_at, updated_at)
-SELECT 'u' || (n - 1) / %(size)s + 1, 'Task', 'Milk, eggs and bread', false, now(), now()
+INSERT INTO tasks (id, user_id, title, description, completed, created_at, updated_at)
+SELECT n, 'u' || (n - 1) / %(size)s + 1, 'Task', 'Milk, eggs and bread', false, now(), now()
 FROM generate_series(1, %(users)s * %(size)s) AS n
 """
+SET_SEQUENCE = "SELECT setval(pg_get_serial_sequence('tasks', 'id'), %(users)s * %(size)s + 1)"
 # As a replica PostgreSQL runs no triggers, so that each row costs no look at the foreign key.
 ADD_CROWD = """
 SET session_replication_role = replica;
@@ -40,6 +42,7 @@ def seed(database: Postgres, url: str, model: str, size: int) -> None:
     database.execute("TRUNCATE tasks RESTART IDENTITY", url=url)
     database.execute(COPY_USER, url=url, ids=ids, model=model)
     database.execute(ADD_TASKS, url=url, users=USERS, size=size)
+    database.execute(SET_SEQUENCE, url=url, users=USERS, size=size)
     database.execute("VACUUM ANALYZE", url=url)
 
 
