@@ -41,6 +41,11 @@ def load_settings() -> None:
         accept_database_url()
 
 
+def read_setting(name: str) -> str:
+    """Return a setting without the blanks around it, or "" if it is not set."""
+    return os.environ.get(name, "").strip()
+
+
 def read_number(name: str, *, default: int, most: int) -> int:
     """Return a setting that is a whole number from 1 to `most`, or raise SystemExit."""
     text = os.environ.get(name) or str(default)

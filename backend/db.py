@@ -40,6 +40,7 @@ from backend import (
     TIMEOUT_STEP,
     UnavailableError,
     read_number,
+    read_setting,
 )
 
 PUBLIC_MARK = "public-development-secret"  # stands in the secret that .env sets
@@ -110,7 +111,7 @@ def find_database() -> Parameters:
     backend/__init__.py has seen to it that NEON_DATABASE_URL names it, even if the user has set
     DATABASE_URL.
     """
-    url = os.environ.get("NEON_DATABASE_URL", "").strip()
+    url = read_setting("NEON_DATABASE_URL")
     if url == "embedded":
         try:
             from backend import embedded  # which is no part of production
@@ -130,7 +131,7 @@ def find_database() -> Parameters:
 
 def describe_database(parameters: Parameters) -> str:
     """Return the database's host and name, or where the embedded one is, for the log."""
-    if os.environ.get("NEON_DATABASE_URL", "").strip() == "embedded":
+    if read_setting("NEON_DATABASE_URL") == "embedded":
         return f"embedded in {EMBEDDED}"
     return f"{parameters.get('host')}/{parameters.get('dbname')}"
 

@@ -219,7 +219,7 @@ def create_app() -> FastAPI:
         version="1.0.0",
         description=DESCRIPTION,
         # FastAPI 0.165's include_router keeps the router, and so matches every request twice: in
-        # the app and again in the router, which makes a request 7 % dearer.
+        # the app and again in the router. Without it, a request takes 6 % less CPU.
         routes=[*tasks.router.routes, *router.routes],
         redirect_slashes=False,  # A redirect would go to whatever host the Host header names.
         lifespan=lifespan,

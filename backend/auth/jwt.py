@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import jwt
 from pydantic import AnyHttpUrl
 
-from backend import KEYS_TIMEOUT, UnavailableError
+from backend import KEYS_TIMEOUT, UnavailableError, read_setting
 
 PLUGIN_ALGORITHMS = ("EdDSA", "ES256", "ES512", "RS256", "PS256")  # of Better Auth's jwt plugin
 MAX_TOKEN_LENGTH = 8192  # PyJWT looks at every byte, genuine or not.
@@ -59,12 +59,12 @@ def read_origin(name: str, address: str) -> str:
 
 
 SECRET = read_secret()
-URL = os.environ.get("BETTER_AUTH_URL", "").strip()
+URL = read_setting("BETTER_AUTH_URL")
 ORIGIN = read_origin("BETTER_AUTH_URL", URL)
-ISSUER = os.environ.get("BETTER_AUTH_ISSUER", "").strip() or ORIGIN
-AUDIENCE = os.environ.get("BETTER_AUTH_AUDIENCE", "").strip() or ORIGIN
+ISSUER = read_setting("BETTER_AUTH_ISSUER") or ORIGIN
+AUDIENCE = read_setting("BETTER_AUTH_AUDIENCE") or ORIGIN
 AUTH_PATH = urlsplit(URL).path.rstrip("/") or "/api/auth"
-KEYS_URL = os.environ.get("BETTER_AUTH_JWKS_URL", "").strip() or f"{ORIGIN}{AUTH_PATH}/jwks"
+KEYS_URL = read_setting("BETTER_AUTH_JWKS_URL") or f"{ORIGIN}{AUTH_PATH}/jwks"
 read_origin("BETTER_AUTH_JWKS_URL", KEYS_URL)  # only to refuse what is no address
 
 
