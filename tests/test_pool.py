@@ -332,15 +332,18 @@ def test_silent_addresses_before_a_good_one_fail_no_request(
     request.getfixturevalue(listener)
     pool.parameters.update(host="two.example")
     answer_look_ups(monkeypatch, *["127.0.0.2"] * silent, "127.0.0.1")
-    users = [f"user {number}" for number in range(db.POOL_SIZE)]
 
     async def scenario() -> None:
         # At first no connection is idle, so all of these try the silent address before the other.
+        first = [is_unavailable(user_id=f"user {number}") for number in range(db.POOL_SIZE)]
+        began = time.monotonic()
         with deadline_soon(1.5):
-            assert not any(await asyncio.gather(*(is_unavailable(user_id=user) for user in users)))
+            assert not any(await asyncio.gather(*first))
+        assert time.monotonic() - began >= SOON
         # From now on there are connections: whoever had to make one would find no good address.
         answer_look_ups(monkeypatch, "127.0.0.2")
-        assert not any(await asyncio.gather(*(is_unavailable(user_id=user) for user in users)))
+        second = [is_unavailable(user_id=f"user {number}") for number in range(30)]
+        assert not any(await asyncio.gather(*second))
 
     asyncio.run(scenario())
 

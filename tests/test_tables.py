@@ -108,7 +108,11 @@ LISTS = [
     for statement in (tasks.LIST, tasks.LIST_BY_TITLE)
     for completed in tasks.COMPLETED_VALUES.values()
 ]
-OTHERS = [(statement, {}) for statement in (tasks.READ, tasks.UPDATE, tasks.TOGGLE, tasks.DELETE)]
+OTHERS = [
+    (statement, {})
+    for statement in tasks.STATEMENTS
+    if statement not in (tasks.LIST, tasks.LIST_BY_TITLE, tasks.CREATE)
+]
 
 BY_INDEX = "SET enable_bitmapscan = off; SET enable_seqscan = off;"
 
