@@ -13,7 +13,7 @@ KEYS_TIMEOUT = 3.0  # Reading the signing keys. It leaves 1.5 for the database.
 STATEMENT_MARGIN = 0.25  # PostgreSQL ends a statement at least this much before the deadline.
 TIMEOUT_STEP = 0.5  # The timeout is a multiple of this, and so 4.0 at most.
 # Seconds. A start that would wait for longer fails, with one line.
-CONNECT_TIMEOUT = 4
+CONNECT_TIMEOUT = 4  # unless the database's address has its own
 LOCK_TIMEOUT = 7  # Waiting for another start to end, and as long again for a lock on a table.
 
 

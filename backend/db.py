@@ -180,13 +180,13 @@ class Misfit(NamedTuple):
     """What is wrong with a column."""
 
     sentence: str
-    action: str  # of the ALTER TABLE that mends it, or "" if there is none
+    action: str  # of an ALTER TABLE that mends it, or "" if none is known
 
 
 def check_columns(connection: Connection, table: Table) -> None:
     """Raise SystemExit if a table that somebody else made has columns that do not fit.
 
-    Its one line has the ALTER TABLE that mends the table, if there is one.
+    Its one line has an ALTER TABLE that mends the table, if one is known.
     """
     rows = connection.exec_driver_sql(COLUMNS, {"table": table.name})
     present = {row.name: row for row in rows}
@@ -254,8 +254,8 @@ def type_misfit(column: Any, found: Any) -> Misfit | None:
 def wants_sign_up(error: Any) -> bool:
     """Tell whether CREATE failed because it could not make the user's row.
 
-    The table may require more columns, or the e-mail address may be another user's already. In
-    the second case no row is made, which the foreign key of the task then finds out.
+    The table may require what the token does not have, or the e-mail address may be another user's
+    already. In the second case no row is made, which the foreign key of the task then finds out.
     """
     if isinstance(error, errors.NotNullViolation):
         return bool(error.diag.table_name == "users")
@@ -426,8 +426,8 @@ def seconds_left() -> float:
 def local_settings() -> str:
     """Return what goes before a statement, in the same message and round trip.
 
-    PostgreSQL gets the time that is left, in whole steps: its extension pg_stat_statements keeps an
-    entry for each timeout that it sees. Raise TimeoutError if no step is left.
+    PostgreSQL gets the time that is left, in whole steps: up to version 17, its extension
+    pg_stat_statements keeps an entry for each timeout. Raise TimeoutError if no step is left.
 
     The statements of one message are one transaction, so LOCAL settings hold for those that follow,
     and end with the message: a pooler does not hand them on to its next client.

@@ -123,10 +123,10 @@ class App(FastAPI):
 async def check_user(request: Request) -> None:
     """Raise 401, 403 or 503, as get_current_user does.
 
-    `refuse_input` may let it pass: Starlette runs an error handler first within the route, and what
-    that raises is handled again around the app.
+    `refuse_input` need not catch it: Starlette handles errors within the route, and around the app
+    what a handler there has raised.
     """
-    # Therefore each route that has input must have a user_id in its path.
+    # A route that has input must therefore have a user_id in its path.
     await get_current_user(request.path_params["user_id"], await bearer(request))
 
 
@@ -172,7 +172,7 @@ async def unavailable(_request: Request, _error: Exception) -> JSONResponse:
 
 
 async def statement_failed(_request: Request, error: psycopg2.Error) -> JSONResponse:
-    """Answer 500 where a table was changed after the start, or where there is a bug.
+    """Answer 500 if the database refuses a statement: a table was changed, or there is a bug.
 
     PostgreSQL's own message may quote the user's data, so the log goes without it.
     """

@@ -22,7 +22,7 @@ MAX_REMEMBERED_TOKENS = 2048
 LEEWAY = 30  # Clocks may differ by so much.
 KEYS_FRESH = 300  # The published keys are good for so long before they are read again.
 KEYS_RETRY = 10  # At least so much time passes between two attempts to read them.
-KEYS_IDLE = 600  # After so long without an attempt, all requests wait for the next one.
+KEYS_IDLE = 600  # After so long without an attempt, known keys wait for the next one, too.
 
 Claims = dict[str, Any]
 KeySet = dict[str, Any]
@@ -82,7 +82,7 @@ remembered: dict[str, tuple[Identity, float]] = {}
 
 
 class PublishedKeys:
-    """The keys that the frontend publishes (RFC 7517), kept while their address is down.
+    """The keys that the frontend publishes (RFC 7517), kept while their address gives none.
 
     Only requests cause a reading of the keys:
     - one with a known key, after KEYS_FRESH. It takes the old key and does not wait.

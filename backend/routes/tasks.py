@@ -129,8 +129,9 @@ DELETE = compile_sql(
     .returning(col(Task.id))
 )
 
-# At the start, prepare_tables in db.py runs these statements with the values of TRIAL, and undoes
-# them. The texts are as long as they may be, so that a table that wants shorter ones is found out.
+# At the start, prepare_tables in db.py tries these statements on tables that exist, with the values
+# of TRIAL, and undoes them. Title and description are as long as they may be, so that a table that
+# wants shorter ones is found out.
 STATEMENTS = [LIST, LIST_BY_TITLE, READ, CREATE, UPDATE, TOGGLE, DELETE]
 TRIAL = {
     "user_id": "\n" * 255,  # no user's: read_identity in auth/jwt.py refuses line breaks
