@@ -47,17 +47,12 @@ PUBLIC_MARK = "public-development-secret"  # stands in the secret that .env sets
 EMBEDDED = ROOT / ".postgres"
 POOL_SIZE = read_number("DATABASE_POOL_SIZE", default=20, most=9999)
 DIALECT = create_engine("postgresql+psycopg2://").dialect  # It compiles, and connects to nothing.
-ADDRESS = re.compile(
-    r"""
-    postgres(ql)?(\+\w+)?://  # the scheme, maybe with a driver
-    (?!.*[@/].*@)  # not user:p@ss@host or user:p/ss@host: libpq would show a part as the host
-    (?P<rest>[^\s'"]+)  # the address itself has neither blanks nor quotes
-    [\s'"]*$  # what closes a command
-    """,
-    re.VERBOSE,
-)
+# The scheme, maybe with a driver; the rest of the address; and the end of a command around it.
+ADDRESS = re.compile(r"""postgres(ql)?(\+\w+)?://(?P<rest>[^\s'"]+)[\s'"]*$""")
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
-LEFT_TO_DEFAULT = ("users", "created_at")  # the only column of ours that no statement names
+# The only column of ours that no statement names. So it may be missing, or of any type, but must
+# not want a value.
+LEFT_TO_DEFAULT = ("users", "created_at")
 # For each type of our columns, the types of PostgreSQL that will do.
 FITTING_TYPES = {
     "BIGINT": ("int8", "int4"),
@@ -98,6 +93,10 @@ def parse_address(address: str) -> Parameters:
     found = ADDRESS.search(address)
     if not found:
         raise SystemExit(f"NEON_DATABASE_URL: {refusal}.")
+    credentials = found["rest"].rpartition("@")[0]
+    if "@" in credentials or "/" in credentials:
+        # libpq would take a part of the password for the host, and name it in its errors.
+        raise SystemExit(f"NEON_DATABASE_URL: {refusal}.")
     try:
         return dict(extensions.parse_dsn(f"postgresql://{found['rest']}"))
     except psycopg2.Error as error:
@@ -106,10 +105,10 @@ def parse_address(address: str) -> Parameters:
 
 
 def find_database() -> Parameters:
-    """Return libpq's parameters for the database, or raise SystemExit.
+    """Return libpq's parameters for the database that NEON_DATABASE_URL names, or raise SystemExit.
 
-    backend/__init__.py has seen to it that NEON_DATABASE_URL names it, even if the user has set
-    DATABASE_URL.
+    (A DATABASE_URL has become NEON_DATABASE_URL in backend/__init__.py.) The embedded database is
+    started here, and ends by itself soon after the service.
     """
     url = read_setting("NEON_DATABASE_URL")
     if url == "embedded":
@@ -147,8 +146,8 @@ def prepare_tables(parameters: Parameters, statements: list[str], trial: dict[st
         with engine.begin() as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'")
             connection.execute(select(func.pg_advisory_xact_lock(START_LOCK)))
-            has_table = inspect(connection).has_table
-            is_new = not has_table("tasks") and not has_table("users")
+            inspector = inspect(connection)
+            is_new = not inspector.has_table("tasks") and not inspector.has_table("users")
             SQLModel.metadata.create_all(connection)
             for table in SQLModel.metadata.sorted_tables:
                 check_columns(connection, table)
@@ -219,18 +218,21 @@ def find_misfits(table: Table, present: dict[str, Any]) -> Iterator[Misfit | Non
 
 
 def null_misfit(table: Table, found: Any) -> Misfit | None:
-    """Return what is wrong if a column must have a value, and the statements give it none."""
+    """Return what is wrong if a column wants a value, and a statement gives it none."""
     name = found.quoted_name
-    column = table.columns.get(found.name)
-    too_strict = Misfit(f"{name} must not be required", f"ALTER {name} DROP NOT NULL")
-    if (table.name, found.name) == LEFT_TO_DEFAULT and found.is_required:
-        return Misfit(f"{name} must have a default", f"ALTER {name} SET DEFAULT now()")
+    if (table.name, found.name) == LEFT_TO_DEFAULT:
+        if found.is_required:
+            return Misfit(f"{name} must have a default", f"ALTER {name} SET DEFAULT now()")
+        return None
     if table.name == "users":
         return None  # A sign-up with Better Auth fills the other columns.
-    if column is None and found.is_required:
-        return too_strict  # It is not ours, and is left out.
-    if column is not None and column.nullable and found.is_not_null:
-        return too_strict  # NULL is written into it, so a default does not help.
+    if found.name in table.columns:
+        # Where we allow NULL, the statements write it, so a default does not help.
+        is_too_strict = table.columns[found.name].nullable and found.is_not_null
+    else:
+        is_too_strict = found.is_required  # No statement names a column that is not ours.
+    if is_too_strict:
+        return Misfit(f"{name} must not be required", f"ALTER {name} DROP NOT NULL")
     return None
 
 
@@ -320,7 +322,7 @@ class Pool:
     """At most `size` connections to the database; one user gets a quarter of them, or one."""
 
     def __init__(self, size: int) -> None:
-        self.parameters: Parameters = {}  # of the database, for libpq; open() sets them
+        self.parameters: Parameters = {}  # of the database, for libpq; use() sets them
         # The connection used last is used next, for it is likeliest to be alive.
         self.idle: list[extensions.connection] = []
         self.places = asyncio.Semaphore(size)
@@ -329,7 +331,7 @@ class Pool:
         self.share_size = max(1, size // 4)
         self.shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    def open(self, parameters: Parameters) -> None:
+    def use(self, parameters: Parameters) -> None:
         """Use this database from now on."""
         self.parameters = parameters
         if hasattr(os, "register_at_fork"):
@@ -347,8 +349,9 @@ class Pool:
             try:
                 return await run_statement(connection, local_settings() + statement, values)
             except asyncio.CancelledError:
-                # The deadline has passed, although PostgreSQL should have ended the statement
-                # before. So the server is silent, and the idle connections are no better.
+                # The deadline in `fetch` has passed, and `wait` has closed this connection. But
+                # PostgreSQL should have ended the statement before. So the server is silent, and
+                # the idle connections are no better.
                 self.close_idle()
                 raise
             finally:
@@ -426,8 +429,9 @@ def seconds_left() -> float:
 def local_settings() -> str:
     """Return what goes before a statement, in the same message and round trip.
 
-    PostgreSQL gets the time that is left, in whole steps: up to version 17, its extension
-    pg_stat_statements keeps an entry for each timeout. Raise TimeoutError if no step is left.
+    The statement gets the time that is left, less STATEMENT_MARGIN. This is rounded down to a
+    multiple of TIMEOUT_STEP, because PostgreSQL's extension pg_stat_statements keeps an entry for
+    each different SET (up to version 17). Raise TimeoutError if nothing is left.
 
     The statements of one message are one transaction, so LOCAL settings hold for those that follow,
     and end with the message: a pooler does not hand them on to its next client.
@@ -440,7 +444,7 @@ def local_settings() -> str:
 
 
 async def fetch(statement: str, *, user_id: str, **values: Any) -> list[Row]:
-    """Run one of a user's statements in one round trip, and return its rows.
+    """Run one of a user's statements, which must return rows, in one round trip.
 
     Raise UnavailableError at the request's deadline or if the connection fails, and psycopg2's
     error if PostgreSQL refuses the statement. What was sent is never sent again.

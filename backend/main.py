@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import os
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from backend import UnavailableError
+from backend import UnavailableError, read_setting
 from backend.auth.jwt import ISSUER, KEYS_URL, ORIGIN, read_origin
 from backend.db import describe_database, find_database, pool, prepare_tables
 from backend.dependencies import bearer, get_current_user
@@ -45,7 +44,7 @@ logger = logging.getLogger(__name__)
 def read_origins() -> list[str]:
     """Return the origins whose pages may call, or raise SystemExit."""
     name = "BETTER_AUTH_TRUSTED_ORIGINS"
-    addresses = os.environ.get(name, "").split(",")
+    addresses = read_setting(name).split(",")
     return [ORIGIN] + [read_origin(name, address) for address in addresses if address.strip()]
 
 
@@ -61,7 +60,7 @@ def start() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     database = find_database()
     prepare_tables(database, tasks.STATEMENTS, tasks.TRIAL)
-    pool.open(database)
+    pool.use(database)
     logger.info(
         "database %s, issuer %s, keys %s, origins %s",
         describe_database(database),
@@ -123,17 +122,19 @@ class App(FastAPI):
 async def check_user(request: Request) -> None:
     """Raise 401, 403 or 503, as get_current_user does.
 
-    `refuse_input` need not catch it: Starlette handles errors within the route, and around the app
-    what a handler there has raised.
+    It needs the user_id of the path, which every route with input must therefore have.
     """
-    # A route that has input must therefore have a user_id in its path.
     await get_current_user(request.path_params["user_id"], await bearer(request))
 
 
 async def refuse_input(request: Request, error: Exception) -> JSONResponse:
     """Answer 400 and name the field, but first 401 or 403.
 
-    FastAPI parses the body before it runs get_current_user, which has not run if JSON is broken.
+    FastAPI parses the body before it runs get_current_user. So if JSON is broken, nobody has
+    checked the user yet. (For other input that is not valid this is the second check, for nothing.)
+
+    Starlette handles errors around each route, and once more around all routes. This runs in the
+    first place, so a 401 or 403 that is raised here is answered in the second.
     """
     await check_user(request)
     field = "body"

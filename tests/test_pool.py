@@ -83,7 +83,7 @@ def pool(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[db.Pool]:
     Its times are those of the service; deadline_soon() makes them short where one is to pass.
     """
     pool = db.Pool(db.POOL_SIZE)
-    # Not by pool.open(): what it registers for forks could not be undone.
+    # Not by pool.use(): what it registers for forks could not be undone.
     pool.parameters.update(extensions.parse_dsn(url))
     monkeypatch.setattr(db, "pool", pool)
     yield pool

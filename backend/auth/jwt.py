@@ -22,7 +22,7 @@ MAX_REMEMBERED_TOKENS = 2048
 LEEWAY = 30  # Clocks may differ by so much.
 KEYS_FRESH = 300  # The published keys are good for so long before they are read again.
 KEYS_RETRY = 10  # At least so much time passes between two attempts to read them.
-KEYS_IDLE = 600  # After so long without an attempt, known keys wait for the next one, too.
+KEYS_IDLE = 600  # After so long without an attempt, a request with a known key waits for one, too.
 
 Claims = dict[str, Any]
 KeySet = dict[str, Any]
@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 
 def read_secret() -> str:
     """Return BETTER_AUTH_SECRET, or raise SystemExit if HS256 would not be safe with it."""
-    secret = os.environ.get("BETTER_AUTH_SECRET", "").rstrip("\r\n")  # the end of a file
+    secret = os.environ.get("BETTER_AUTH_SECRET", "")
+    secret = secret.rstrip("\r\n")  # A file's last line break is not part of it, but blanks may be.
     if len(secret.encode()) < 32:
         raise SystemExit("BETTER_AUTH_SECRET must have at least 32 bytes (RFC 7518, section 3.2).")
     try:
@@ -84,14 +85,14 @@ remembered: dict[str, tuple[Identity, float]] = {}
 class PublishedKeys:
     """The keys that the frontend publishes (RFC 7517), kept while their address gives none.
 
-    Only requests cause a reading of the keys:
-    - one with a known key, after KEYS_FRESH. It takes the old key and does not wait.
-    - one with a known key, after KEYS_IDLE without an attempt. It waits, for its key may have been
-      withdrawn.
-    - one with an unknown key. It waits.
+    They are read only when a request needs it, in three cases:
+    - The request's key is unknown. The request waits for the reading.
+    - The key is known, but was read more than KEYS_FRESH ago. The request does not wait.
+    - The key is known, but nobody has tried to read the keys for KEYS_IDLE. The request waits, for
+      its key may have been withdrawn.
 
-    If a reading fails, the old keys serve on, however old: an outage signs nobody out. After an
-    attempt, there is none for KEYS_RETRY, and nobody waits.
+    If a reading fails, the old keys serve on, however old: an outage signs nobody out. After each
+    reading there is no other for KEYS_RETRY, and nobody waits.
     """
 
     def __init__(self, url: str) -> None:
@@ -115,7 +116,7 @@ class PublishedKeys:
             raise jwt.InvalidSignatureError
         is_unknown = kid not in self.keys
         must_wait = is_unknown or self.seconds_untried() > KEYS_IDLE
-        if must_wait or self.fresh_seconds() <= 0:
+        if must_wait or self.fresh_seconds() == 0:
             self.begin_reading()
         # Within KEYS_RETRY of the last attempt there is no new one to wait for.
         if must_wait and self.attempt:
@@ -136,8 +137,8 @@ class PublishedKeys:
         return time.monotonic() - self.tried_at
 
     def fresh_seconds(self) -> float:
-        """Return for how long the keys are still good; it is negative while old keys serve on."""
-        return self.fresh_until - time.monotonic()
+        """Return for how long the keys are still good, or 0 if they are to be read again."""
+        return max(0.0, self.fresh_until - time.monotonic())
 
     async def read(self) -> None:
         """Read the keys in a thread, and put them in place here, on the event loop."""
@@ -197,7 +198,7 @@ async def verify(token: str) -> Identity:
     if is_of_plugin:
         key: Any = await published_keys.get(header.get("kid"))
         algorithm = key.algorithm_name  # never the one that the token names
-        # In an outage fresh_seconds() is negative, so that the token is checked each time it comes.
+        # While old keys serve on, fresh_seconds() is 0: the token is checked each time it comes.
         believed_until = time.time() + published_keys.fresh_seconds()
     else:
         key = SECRET

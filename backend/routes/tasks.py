@@ -53,8 +53,8 @@ def as_json_array(tasks: str) -> str:
     """  # noqa: S608 - `tasks` is a statement of this file
 
 
-# Each statement's SQL, compiled once. `user_id` is always the `sub` of a verified token, never a
-# value of the request.
+# The SQL of each statement, compiled once. `user_id` is always the `sub` of a verified token, never
+# a value of the request.
 # `completed_values` decides whether a list has all tasks, the pending or the completed ones.
 OWN_TASKS = select(Task).where(
     col(Task.user_id) == bindparam("user_id"),
@@ -71,11 +71,12 @@ READ = compile_sql(
     )
 )
 # A user's first task also makes the user's row, in the part named owner. PostgreSQL runs that part
-# although nothing reads from it, and checks the task's foreign key at the end of it all.
-# - WHERE NOT EXISTS leaves alone a row that exists. ON CONFLICT comes too late for Better Auth's
-#   table: it requires further columns, which PostgreSQL checks before it looks for a conflict.
-# - ON CONFLICT is for another request that makes the same row at this moment, and for an e-mail
-#   address that is another user's. In the second case there is no row, and the foreign key fails.
+# although nothing reads from it. The task's foreign key is checked at the very end.
+# - WHERE NOT EXISTS: A user who has a row needs no other. ON CONFLICT would not be enough for that.
+#   If `users` is Better Auth's table, it requires further columns, and PostgreSQL refuses a row
+#   without them before it looks for a conflict.
+# - ON CONFLICT DO NOTHING: Another request may be making the same row at this moment. Or the e-mail
+#   address is another user's: then no row is made, and the foreign key fails.
 CREATE = compile_sql(
     text("""
         WITH owner AS (
@@ -285,12 +286,12 @@ async def toggle_task(
     user: CurrentUser, task_id: TaskId, body: TaskCompletion | None = None
 ) -> Response:
     """Without a body it toggles; with `completed` it sets, however often it is sent."""
-    changes = body.model_dump() if body else {}
+    changes = body.model_dump() if body is not None else {}
     task = await fetch_task(
         TOGGLE, user_id=user.id, task_id=task_id, new_completed=changes.get("completed")
     )
-    done = "completed" if task["completed"] else "reopened"
-    logger.info("task %s: user %s, task %d", done, user.id, task_id)
+    change = "completed" if task["completed"] else "reopened"
+    logger.info("task %s: user %s, task %d", change, user.id, task_id)
     return answer(task)
 
 
