@@ -20,6 +20,7 @@ import psycopg2
 from psycopg2 import errors, extensions
 from sqlalchemy import (
     ClauseElement,
+    Column,
     Connection,
     Table,
     create_engine,
@@ -50,8 +51,8 @@ DIALECT = create_engine("postgresql+psycopg2://").dialect  # It compiles, and co
 # The scheme, maybe with a driver; the rest of the address; and the end of a command around it.
 ADDRESS = re.compile(r"""postgres(ql)?(\+\w+)?://(?P<rest>[^\s'"]+)[\s'"]*$""")
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
-# The only column of ours that no statement names. So it may be missing, or of any type, but must
-# not want a value.
+# The only column of ours that no statement names. So it may be missing or of any type, but must not
+# be required.
 LEFT_TO_DEFAULT = ("users", "created_at")
 # For each type of our columns, the types of PostgreSQL that will do.
 FITTING_TYPES = {
@@ -80,7 +81,9 @@ Parameters = dict[str, str]  # of a connection, as libpq names them
 Row = dict[str, Any]
 
 logger = logging.getLogger(__name__)
-request_deadline: ContextVar[float] = ContextVar("request_deadline")  # on the event loop's clock
+# On the event loop's clock. What get_current_user sets, `fetch` sees: FastAPI runs asynchronous
+# dependencies in the same context as the route.
+request_deadline: ContextVar[float] = ContextVar("request_deadline")
 
 
 def parse_address(address: str) -> Parameters:
@@ -191,7 +194,7 @@ def check_columns(connection: Connection, table: Table) -> None:
     present = {row.name: row for row in rows}
     if not present:
         return  # A role without rights on the table sees no column. `try_statement` reports that.
-    misfits = [misfit for misfit in find_misfits(table, present) if misfit]
+    misfits = list(find_misfits(table, present))
     if not misfits:
         return
     line = f"The table {table.name}: {', '.join(misfit.sentence for misfit in misfits)}."
@@ -201,56 +204,49 @@ def check_columns(connection: Connection, table: Table) -> None:
     raise SystemExit(line)
 
 
-def find_misfits(table: Table, present: dict[str, Any]) -> Iterator[Misfit | None]:
+def find_misfits(table: Table, present: dict[str, Any]) -> Iterator[Misfit]:
     """Yield what is wrong with each column that is present, and which of ours are missing."""
-    ours = {
-        column.name: column
-        for column in table.columns
-        if (table.name, column.name) != LEFT_TO_DEFAULT
-    }
     for name, found in present.items():
-        yield null_misfit(table, found)
-        if name in ours:
-            yield type_misfit(ours[name], found)
-    for name in ours:
-        if name not in present:
-            yield Misfit(f"{name} is missing", "")
+        quoted = found.quoted_name
+        if (table.name, name) == LEFT_TO_DEFAULT:
+            if found.is_required:
+                yield Misfit(f"{quoted} must have a default", f"ALTER {quoted} SET DEFAULT now()")
+            continue
+        ours = table.columns.get(name)
+        # In `users`, a sign-up with Better Auth fills what CREATE does not.
+        if table.name != "users" and is_too_strict(ours, found):
+            yield Misfit(f"{quoted} must not be required", f"ALTER {quoted} DROP NOT NULL")
+        if ours is not None:
+            yield from find_type_misfit(ours, found)
+    for column in table.columns:
+        if column.name not in present and (table.name, column.name) != LEFT_TO_DEFAULT:
+            yield Misfit(f"{column.name} is missing", "")
 
 
-def null_misfit(table: Table, found: Any) -> Misfit | None:
-    """Return what is wrong if a column wants a value, and a statement gives it none."""
+def is_too_strict(ours: Column[Any] | None, found: Any) -> bool:
+    """Tell whether a column wants a value where the statements give it none."""
+    if ours is None:
+        return bool(found.is_required)  # No statement names it.
+    # Where ours may be NULL, the statements write NULL, and a default does not help.
+    return bool(ours.nullable and found.is_not_null)
+
+
+def find_type_misfit(ours: Column[Any], found: Any) -> Iterator[Misfit]:
+    """Yield what is wrong if one of our columns has a type that does not fit, or is too short."""
     name = found.quoted_name
-    if (table.name, found.name) == LEFT_TO_DEFAULT:
-        if found.is_required:
-            return Misfit(f"{name} must have a default", f"ALTER {name} SET DEFAULT now()")
-        return None
-    if table.name == "users":
-        return None  # A sign-up with Better Auth fills the other columns.
-    if found.name in table.columns:
-        # Where we allow NULL, the statements write it, so a default does not help.
-        is_too_strict = table.columns[found.name].nullable and found.is_not_null
-    else:
-        is_too_strict = found.is_required  # No statement names a column that is not ours.
-    if is_too_strict:
-        return Misfit(f"{name} must not be required", f"ALTER {name} DROP NOT NULL")
-    return None
-
-
-def type_misfit(column: Any, found: Any) -> Misfit | None:
-    """Return what is wrong if one of our columns has a type that does not fit, or is too short."""
-    name = found.quoted_name
-    wanted = column.type.compile(DIALECT)  # such as VARCHAR(200)
+    wanted = ours.type.compile(DIALECT)  # such as VARCHAR(200)
     kind = wanted.partition("(")[0]
-    if kind not in FITTING_TYPES:
-        return None  # `try_statement` finds out.
     sentence = f"{name} must be {wanted}"
+    if kind not in FITTING_TYPES:
+        return  # `try_statement` finds out.
     if found.type in FITTING_TYPES[kind]:
-        if found.length and found.length < (column.type.length or 0):
-            return Misfit(sentence, f"ALTER {name} TYPE {wanted}")
-        return None
-    if kind == "TIMESTAMP WITH TIME ZONE" and found.type == "timestamp":
-        return Misfit(sentence, f"ALTER {name} TYPE {wanted} USING {name} AT TIME ZONE 'UTC'")
-    return Misfit(sentence, "")
+        length = getattr(ours.type, "length", None) or 0
+        if found.length and found.length < length:
+            yield Misfit(sentence, f"ALTER {name} TYPE {wanted}")
+    elif kind == "TIMESTAMP WITH TIME ZONE" and found.type == "timestamp":
+        yield Misfit(sentence, f"ALTER {name} TYPE {wanted} USING {name} AT TIME ZONE 'UTC'")
+    else:
+        yield Misfit(sentence, "")
 
 
 def wants_sign_up(error: Any) -> bool:
@@ -326,8 +322,7 @@ class Pool:
         # The connection used last is used next, for it is likeliest to be alive.
         self.idle: list[extensions.connection] = []
         self.places = asyncio.Semaphore(size)
-        # Each user has a share of the places, so that one user's locked row holds up nobody else. A
-        # share is forgotten when no request of the user holds it any more.
+        # Each user has a share of the places, so that one user's locked row holds up nobody else.
         self.share_size = max(1, size // 4)
         self.shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
@@ -343,6 +338,7 @@ class Pool:
 
     async def execute(self, statement: str, values: dict[str, Any]) -> list[Row]:
         """Run a statement on an idle or a new connection, and return its rows."""
+        # `shares` forgets a share as soon as no request has it in this variable.
         share = self.shares.setdefault(values["user_id"], asyncio.Semaphore(self.share_size))
         async with share, self.places:
             connection = self.take_idle() or await self.connect()

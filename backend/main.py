@@ -133,8 +133,8 @@ async def refuse_input(request: Request, error: Exception) -> JSONResponse:
     FastAPI parses the body before it runs get_current_user. So if JSON is broken, nobody has
     checked the user yet. (For other input that is not valid this is the second check, for nothing.)
 
-    Starlette handles errors around each route, and once more around all routes. This runs in the
-    first place, so a 401 or 403 that is raised here is answered in the second.
+    Starlette handles exceptions around each route, where this runs, and again around all routes. A
+    401 or 403 that is raised here is answered there.
     """
     await check_user(request)
     field = "body"

@@ -83,7 +83,7 @@ remembered: dict[str, tuple[Identity, float]] = {}
 
 
 class PublishedKeys:
-    """The keys that the frontend publishes (RFC 7517), kept while their address gives none.
+    """The keys that the frontend publishes (RFC 7517). They outlive an outage of their address.
 
     They are read only when a request needs it, in three cases:
     - The request's key is unknown. The request waits for the reading.
@@ -92,7 +92,7 @@ class PublishedKeys:
       its key may have been withdrawn.
 
     If a reading fails, the old keys serve on, however old: an outage signs nobody out. After each
-    reading there is no other for KEYS_RETRY, and nobody waits.
+    reading there is no other for KEYS_RETRY, and nobody waits for one.
     """
 
     def __init__(self, url: str) -> None:
@@ -114,13 +114,12 @@ class PublishedKeys:
         """
         if kid is None:
             raise jwt.InvalidSignatureError
-        is_unknown = kid not in self.keys
-        must_wait = is_unknown or self.seconds_untried() > KEYS_IDLE
-        if must_wait or self.fresh_seconds() == 0:
+        if kid not in self.keys or self.seconds_untried() > KEYS_IDLE:
             self.begin_reading()
-        # Within KEYS_RETRY of the last attempt there is no new one to wait for.
-        if must_wait and self.attempt:
-            await asyncio.wait([self.attempt])  # If a request is cancelled, the attempt goes on.
+            if self.attempt:
+                await asyncio.wait([self.attempt])  # If a request is cancelled, it goes on.
+        elif self.fresh_seconds() == 0:
+            self.begin_reading()  # for later requests
         if kid in self.keys:
             return self.keys[kid]
         if self.fresh_seconds() > 0:
