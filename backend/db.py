@@ -51,8 +51,8 @@ DIALECT = create_engine("postgresql+psycopg2://").dialect  # It compiles, and co
 # The scheme, maybe with a driver; the rest of the address; and the end of a command around it.
 ADDRESS = re.compile(r"""postgres(ql)?(\+\w+)?://(?P<rest>[^\s'"]+)[\s'"]*$""")
 START_LOCK = 0x70D0  # any number, as long as all services lock the same
-# The only column of ours that no statement names. So it may be missing or of any type, but must not
-# be required.
+# The only column of ours that no statement names. So it may be missing, or of any type, but if it
+# is required, it must have a default.
 LEFT_TO_DEFAULT = ("users", "created_at")
 # For each type of our columns, the types of PostgreSQL that will do.
 FITTING_TYPES = {
@@ -282,21 +282,18 @@ async def wait(connection: extensions.connection) -> None:
     event loop does the waiting. Threads would cost half as much CPU again, and could not be
     given a deadline.
     """
-    try:
-        while (state := connection.poll()) != extensions.POLL_OK:
-            if state == extensions.POLL_READ:
-                await anyio.wait_readable(connection.fileno())
-            else:
-                await anyio.wait_writable(connection.fileno())
-    except asyncio.CancelledError:
-        connection.close()  # The answer may still arrive, and must not be taken for another's.
-        raise
+    while (state := connection.poll()) != extensions.POLL_OK:
+        if state == extensions.POLL_READ:
+            await anyio.wait_readable(connection.fileno())
+        else:
+            await anyio.wait_writable(connection.fileno())
 
 
 async def open_connection(parameters: Parameters) -> extensions.connection:
     """Return a new connection.
 
-    An asynchronous one never sends BEGIN and COMMIT, which would each be a round trip.
+    An asynchronous one never sends BEGIN and COMMIT, which would each be a round trip. If this is
+    cancelled, nothing refers to the connection any more, and psycopg2 closes it.
     """
     connection = psycopg2.connect(**parameters, async_=True)
     await wait(connection)
@@ -345,9 +342,11 @@ class Pool:
             try:
                 return await run_statement(connection, local_settings() + statement, values)
             except asyncio.CancelledError:
-                # The deadline in `fetch` has passed, and `wait` has closed this connection. But
-                # PostgreSQL should have ended the statement before. So the server is silent, and
-                # the idle connections are no better.
+                # The deadline in `fetch` has passed. The answer may still arrive, and must not be
+                # taken for that of the connection's next request.
+                connection.close()
+                # PostgreSQL should have ended the statement before the deadline. As it has not, it
+                # is silent, and the idle connections are no better.
                 self.close_idle()
                 raise
             finally:

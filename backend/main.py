@@ -80,8 +80,9 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 class BodyLimitMiddleware:
     """Refuse a body over `max_size` bytes with 413 while it arrives.
 
-    FastAPI calls `receive` to read the body, when it has found the route. So an HTTPException that
-    `receive` raises is answered like one of the route. A body that no route reads is ignored.
+    FastAPI calls `receive` to read the body, when it has found the route. If that raises an
+    HTTPException, FastAPI passes it on and answers it as one that a route raises. A body that no
+    route reads is ignored.
 
     FastAPI's own max_body_size (0.165) carries out a DELETE with a large body, and then answers
     413, in plain text and without CORS headers.
@@ -139,7 +140,8 @@ async def refuse_input(request: Request, error: Exception) -> JSONResponse:
     await check_user(request)
     field = "body"
     if isinstance(error, RequestValidationError):
-        # The field stands last, as in ("body", "title"); for broken JSON it is a place in the text.
+        # The field stands last, as in ("body", "title"), even if its type is a union with MISSING.
+        # For broken JSON there is a place in the text instead.
         field = error.errors()[0]["loc"][-1]
     return JSONResponse({"detail": RULES.get(field, RULES["body"])}, 400)
 

@@ -97,8 +97,8 @@ class TaskCreate(SQLModel):
     description: Description | None = None
 
 
-# A field that was not sent is pydantic's MISSING, and model_dump() leaves it out. (The usual None
-# would not do: a title of null is refused, and one that was not sent is not.)
+# A field that was not sent is pydantic's MISSING, and model_dump() leaves it out. None cannot mean
+# that, because a client's null becomes None: it clears a description, and is refused as a title.
 class TaskUpdate(SQLModel):
     """The fields of a task that are to change; only the description may be null."""
 

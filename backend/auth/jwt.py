@@ -87,9 +87,9 @@ class PublishedKeys:
 
     They are read only when a request needs it, in three cases:
     - The request's key is unknown. The request waits for the reading.
-    - The key is known, but was read more than KEYS_FRESH ago. The request does not wait.
     - The key is known, but nobody has tried to read the keys for KEYS_IDLE. The request waits, for
       its key may have been withdrawn.
+    - The key is known, but was read more than KEYS_FRESH ago. The request does not wait.
 
     If a reading fails, the old keys serve on, however old: an outage signs nobody out. After each
     reading there is no other for KEYS_RETRY, and nobody waits for one.
@@ -97,8 +97,8 @@ class PublishedKeys:
 
     def __init__(self, url: str) -> None:
         self.client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=KEYS_TIMEOUT)
-        # An answer that trickles without end keeps its thread. So these are not the event loop's
-        # own threads, in which db.py looks up names.
+        # An answer that trickles without end never leaves its thread. So these are not the event
+        # loop's own threads, in which db.py looks up names.
         self.threads = ThreadPoolExecutor(max_workers=4)
         self.key_set: KeySet = {}  # as it was read last
         self.keys: dict[str, jwt.PyJWK] = {}  # those in it that can be used, by their ids
@@ -117,7 +117,7 @@ class PublishedKeys:
         if kid not in self.keys or self.seconds_untried() > KEYS_IDLE:
             self.begin_reading()
             if self.attempt:
-                await asyncio.wait([self.attempt])  # If a request is cancelled, it goes on.
+                await asyncio.wait([self.attempt])  # A request that is cancelled does not end it.
         elif self.fresh_seconds() == 0:
             self.begin_reading()  # for later requests
         if kid in self.keys:
@@ -136,7 +136,7 @@ class PublishedKeys:
         return time.monotonic() - self.tried_at
 
     def fresh_seconds(self) -> float:
-        """Return for how long the keys are still good, or 0 if they are to be read again."""
+        """Return for how long the keys need not be read again, or 0."""
         return max(0.0, self.fresh_until - time.monotonic())
 
     async def read(self) -> None:

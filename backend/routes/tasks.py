@@ -72,9 +72,9 @@ READ = compile_sql(
 )
 # A user's first task also makes the user's row, in the part named owner. PostgreSQL runs that part
 # although nothing reads from it. The task's foreign key is checked at the very end.
-# - WHERE NOT EXISTS: A user who has a row needs no other. ON CONFLICT would not be enough for that.
-#   If `users` is Better Auth's table, it requires further columns, and PostgreSQL refuses a row
-#   without them before it looks for a conflict.
+# - WHERE NOT EXISTS: A user who has a row needs no other. ON CONFLICT alone fails if `users` is
+#   Better Auth's table: that requires further columns, and PostgreSQL refuses a row without them
+#   before it looks for a conflict.
 # - ON CONFLICT DO NOTHING: Another request may be making the same row at this moment. Or the e-mail
 #   address is another user's: then no row is made, and the foreign key fails.
 CREATE = compile_sql(
