@@ -213,7 +213,7 @@ def find_misfits(table: Table, present: dict[str, Any]) -> Iterator[Misfit]:
                 yield Misfit(f"{quoted} must have a default", f"ALTER {quoted} SET DEFAULT now()")
             continue
         ours = table.columns.get(name)
-        # In `users`, a sign-up with Better Auth fills what CREATE does not.
+        # `users` may require more than a task's owner has: Better Auth makes such rows.
         if table.name != "users" and is_too_strict(ours, found):
             yield Misfit(f"{quoted} must not be required", f"ALTER {quoted} DROP NOT NULL")
         if ours is not None:
@@ -342,8 +342,8 @@ class Pool:
             try:
                 return await run_statement(connection, local_settings() + statement, values)
             except asyncio.CancelledError:
-                # The deadline in `fetch` has passed. The answer may still arrive, and must not be
-                # taken for that of the connection's next request.
+                # The deadline in `fetch` has passed, or the service stops. The answer may still
+                # arrive, and must not be taken for that of the connection's next request.
                 connection.close()
                 # PostgreSQL should have ended the statement before the deadline. As it has not, it
                 # is silent, and the idle connections are no better.

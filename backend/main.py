@@ -129,19 +129,19 @@ async def check_user(request: Request) -> None:
 
 
 async def refuse_input(request: Request, error: Exception) -> JSONResponse:
-    """Answer 400 and name the field, but first 401 or 403.
+    """Answer 400 and name the field, but first 401, 403 or 503.
 
     FastAPI parses the body before it runs get_current_user. So if JSON is broken, nobody has
     checked the user yet. (For other input that is not valid this is the second check, for nothing.)
 
-    Starlette handles exceptions around each route, where this runs, and again around all routes. A
-    401 or 403 that is raised here is answered there.
+    What check_user raises is answered as if a route had raised it: Starlette handles exceptions not
+    only around each route, where this runs, but once more around all routes.
     """
     await check_user(request)
     field = "body"
     if isinstance(error, RequestValidationError):
-        # The field stands last, as in ("body", "title"), even if its type is a union with MISSING.
-        # For broken JSON there is a place in the text instead.
+        # The field stands last, as in ("body", "title"). For broken JSON, a position in the text
+        # stands there.
         field = error.errors()[0]["loc"][-1]
     return JSONResponse({"detail": RULES.get(field, RULES["body"])}, 400)
 

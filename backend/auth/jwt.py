@@ -97,8 +97,8 @@ class PublishedKeys:
 
     def __init__(self, url: str) -> None:
         self.client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=KEYS_TIMEOUT)
-        # An answer that trickles without end never leaves its thread. So these are not the event
-        # loop's own threads, in which db.py looks up names.
+        # An answer that trickles without end would keep one of the event loop's own threads for
+        # ever, and db.py needs those to look up names. So there are others for the keys.
         self.threads = ThreadPoolExecutor(max_workers=4)
         self.key_set: KeySet = {}  # as it was read last
         self.keys: dict[str, jwt.PyJWK] = {}  # those in it that can be used, by their ids

@@ -24,14 +24,13 @@ from backend.models import (
     problems,
 )
 
-TIME = """'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'"""  # as PostgreSQL's to_char wants it
 MAX_TASKS = read_number("MAX_TASKS_PER_USER", default=10_000, most=1_000_000)
 
 logger = logging.getLogger(__name__)
 
 
-def as_json_array(tasks: str) -> str:
-    """Return a statement with which PostgreSQL itself writes these tasks as one JSON text.
+def as_json_array(select_tasks: str) -> str:
+    """Return a statement with which PostgreSQL itself writes the selected tasks as one JSON text.
 
     Making the JSON of rows here would block the event loop ten times as long. json_agg keeps the
     order of the rows. Times are written as pydantic writes those of a single task: 12:00:00Z, and
@@ -46,11 +45,15 @@ def as_json_array(tasks: str) -> str:
                 title,
                 description,
                 completed,
-                replace(to_char(created_at, {TIME}), '.000000Z', 'Z') AS created_at,
-                replace(to_char(updated_at, {TIME}), '.000000Z', 'Z') AS updated_at
-            FROM ({tasks}) AS own_task
+                replace(
+                    to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z'
+                ) AS created_at,
+                replace(
+                    to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z'
+                ) AS updated_at
+            FROM ({select_tasks}) AS own_task
         ) AS task
-    """  # noqa: S608 - `tasks` is a statement of this file
+    """  # noqa: S608 - `select_tasks` is a statement of this file
 
 
 # The SQL of each statement, compiled once. `user_id` is always the `sub` of a verified token, never
@@ -181,6 +184,7 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
+# The docstrings of the routes describe them in the OpenAPI document.
 router = APIRouter(
     prefix="/api/{user_id}/tasks",
     tags=["tasks"],
