@@ -379,7 +379,7 @@ class Pool:
             with suppress(TimeoutError, psycopg2.OperationalError):
                 async with asyncio.timeout(part):
                     return await open_connection(self.parameters | address)
-        return await open_connection(self.parameters | last)
+        return await open_connection(self.parameters | last)  # It has all the time that is left.
 
 
 async def look_up(parameters: Parameters) -> list[Parameters]:

@@ -54,8 +54,8 @@ ORIGINS = read_origins()
 def start() -> None:
     """Get the database ready, and log what is in use; raise SystemExit with one line.
 
-    It happens before uvicorn listens, and not in `lifespan`, whose failure would be a traceback. So
-    `python -m backend.main` checks everything, and ends.
+    It happens before uvicorn listens, and not in `lifespan`, whose failure would be a traceback. As
+    it is called when this module is imported, `python -m backend.main` checks everything, and ends.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     database = find_database()

@@ -201,7 +201,7 @@ async def verify(token: str) -> Identity:
         believed_until = time.time() + published_keys.fresh_seconds()
     else:
         key = SECRET
-        algorithm = "HS256"
+        algorithm = "HS256"  # A token with any other algorithm is refused below.
         believed_until = float("inf")
     claims = jwt.decode(
         token,
@@ -226,7 +226,7 @@ async def verify(token: str) -> Identity:
 
 def read_identity(claims: Claims) -> Identity:
     """Return whose a token is, by its `sub` alone, or raise PyJWTError."""
-    user_id = claims["sub"]
+    user_id = claims["sub"]  # PyJWT has made sure that it is text.
     if not 1 <= len(user_id) <= 255 or not user_id.isprintable():
         raise jwt.InvalidTokenError
     return Identity(user_id, storable(claims, "email"), storable(claims, "name"))

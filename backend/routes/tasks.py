@@ -159,7 +159,7 @@ NOT_SIGNED_UP = "You have no row in the table users: sign up, with an e-mail add
 
 
 def only_digits(given: str) -> str:
-    """Return text of digits, and refuse what would otherwise be a number, too: 1_0 or +1."""
+    """Return the text if it has digits only. Otherwise 1_0 and +1 would be taken for numbers."""
     if not given.isdecimal():
         raise ValueError
     return given
