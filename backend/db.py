@@ -98,7 +98,7 @@ def parse_address(address: str) -> Parameters:
         raise SystemExit(f"NEON_DATABASE_URL: {refusal}.")
     credentials = found["rest"].rpartition("@")[0]
     if "@" in credentials or "/" in credentials:
-        # libpq would take a part of the password for the host, and name it in its errors.
+        # libpq would take a part of the password for the host or the port, and show it in errors.
         raise SystemExit(f"NEON_DATABASE_URL: {refusal}.")
     try:
         return dict(extensions.parse_dsn(f"postgresql://{found['rest']}"))
@@ -213,7 +213,7 @@ def find_misfits(table: Table, present: dict[str, Any]) -> Iterator[Misfit]:
                 yield Misfit(f"{quoted} must have a default", f"ALTER {quoted} SET DEFAULT now()")
             continue
         ours = table.columns.get(name)
-        # `users` may require more than a task's owner has: Better Auth makes such rows.
+        # `users` may require columns that CREATE does not fill: signing up makes such rows.
         if table.name != "users" and is_too_strict(ours, found):
             yield Misfit(f"{quoted} must not be required", f"ALTER {quoted} DROP NOT NULL")
         if ours is not None:
@@ -292,11 +292,14 @@ async def wait(connection: extensions.connection) -> None:
 async def open_connection(parameters: Parameters) -> extensions.connection:
     """Return a new connection.
 
-    An asynchronous one never sends BEGIN and COMMIT, which would each be a round trip. If this is
-    cancelled, nothing refers to the connection any more, and psycopg2 closes it.
+    An asynchronous one never sends BEGIN and COMMIT, which would each be a round trip.
     """
     connection = psycopg2.connect(**parameters, async_=True)
-    await wait(connection)
+    try:
+        await wait(connection)
+    except asyncio.CancelledError:
+        connection.close()
+        raise
     return connection
 
 
@@ -345,8 +348,8 @@ class Pool:
                 # The deadline in `fetch` has passed, or the service stops. The answer may still
                 # arrive, and must not be taken for that of the connection's next request.
                 connection.close()
-                # PostgreSQL should have ended the statement before the deadline. As it has not, it
-                # is silent, and the idle connections are no better.
+                # If it was the deadline, PostgreSQL should have ended the statement before. As it
+                # has not, it is silent, and the idle connections are no better.
                 self.close_idle()
                 raise
             finally:
@@ -439,7 +442,7 @@ def local_settings() -> str:
 
 
 async def fetch(statement: str, *, user_id: str, **values: Any) -> list[Row]:
-    """Run one of a user's statements, which must return rows, in one round trip.
+    """Run a user's SELECT, or statement with RETURNING, in one round trip, and return its rows.
 
     Raise UnavailableError at the request's deadline or if the connection fails, and psycopg2's
     error if PostgreSQL refuses the statement. What was sent is never sent again.

@@ -131,8 +131,8 @@ async def check_user(request: Request) -> None:
 async def refuse_input(request: Request, error: Exception) -> JSONResponse:
     """Answer 400 and name the field, but first 401, 403 or 503.
 
-    FastAPI parses the body before it runs get_current_user. So if JSON is broken, nobody has
-    checked the user yet. (For other input that is not valid this is the second check, for nothing.)
+    FastAPI parses the body before it runs get_current_user. So if it cannot parse the body, nobody
+    has checked the user yet. (For other input that is not valid, this is a needless second check.)
 
     What check_user raises is answered as if a route had raised it: Starlette handles exceptions not
     only around each route, where this runs, but once more around all routes.

@@ -271,6 +271,26 @@ def test_what_was_given_up_is_freed_at_once(pool, proxy, is_connected):
     assert proxy.connections == 8  # Those that were given up were not replaced.
 
 
+@pytest.mark.parametrize("is_connected", [True, False], ids=["in a statement", "connecting"])
+def test_what_was_given_up_is_closed_before_the_answer(pool, proxy, is_connected):
+    pool.parameters.update(port=str(proxy.port))
+
+    async def scenario() -> None:
+        if is_connected:
+            await ask(WHO)
+        proxy.silent = True
+        with deadline_soon():
+            try:
+                await ask(WHO)
+            except UnavailableError:
+                # Its traceback still refers to the connection.
+                assert sockets(proxy.port) == []
+            else:
+                pytest.fail("The proxy is not silent.")
+
+    asyncio.run(scenario())
+
+
 def test_an_idle_connection_that_fell_silent_takes_the_others_along(pool, proxy):
     pool.parameters.update(port=str(proxy.port))
 

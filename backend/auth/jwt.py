@@ -89,7 +89,7 @@ class PublishedKeys:
     - The request's key is unknown. The request waits for the reading.
     - The key is known, but nobody has tried to read the keys for KEYS_IDLE. The request waits, for
       its key may have been withdrawn.
-    - The key is known, but was read more than KEYS_FRESH ago. The request does not wait.
+    - Otherwise, if the keys were read more than KEYS_FRESH ago. The request does not wait.
 
     If a reading fails, the old keys serve on, however old: an outage signs nobody out. After each
     reading there is no other for KEYS_RETRY, and nobody waits for one.
@@ -98,7 +98,7 @@ class PublishedKeys:
     def __init__(self, url: str) -> None:
         self.client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=KEYS_TIMEOUT)
         # An answer that trickles without end would keep one of the event loop's own threads for
-        # ever, and db.py needs those to look up names. So there are others for the keys.
+        # ever. Without uvloop, db.py needs those to look up names. So the keys have other threads.
         self.threads = ThreadPoolExecutor(max_workers=4)
         self.key_set: KeySet = {}  # as it was read last
         self.keys: dict[str, jwt.PyJWK] = {}  # those in it that can be used, by their ids

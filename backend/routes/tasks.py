@@ -159,7 +159,7 @@ NOT_SIGNED_UP = "You have no row in the table users: sign up, with an e-mail add
 
 
 def only_digits(given: str) -> str:
-    """Return the text if it has digits only. Otherwise 1_0 and +1 would be taken for numbers."""
+    """Return text of digits only; refuse 1_0 and +1, which pydantic would take for numbers."""
     if not given.isdecimal():
         raise ValueError
     return given
