@@ -29,12 +29,19 @@ MAX_TASKS = read_number("MAX_TASKS_PER_USER", default=10_000, most=1_000_000)
 logger = logging.getLogger(__name__)
 
 
+def as_json_time(column: str) -> str:
+    """Return SQL for a column's time as pydantic writes it: 12:00:00Z, not 12:00:00.000000Z.
+
+    Its Z is true because `fetch` sets the time zone to UTC.
+    """
+    return f"""replace(to_char({column}, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')"""
+
+
 def as_json_array(select_tasks: str) -> str:
     """Return a statement with which PostgreSQL itself writes the selected tasks as one JSON text.
 
     Making the JSON of rows here would block the event loop ten times as long. json_agg keeps the
-    order of the rows. Times are written as pydantic writes those of a single task: 12:00:00Z, and
-    not 12:00:00.000000Z. They are in UTC because `fetch` sets the time zone.
+    order of the rows.
     """
     return f"""
         SELECT coalesce(json_agg(row_to_json(task)), '[]')::text AS tasks
@@ -45,12 +52,8 @@ def as_json_array(select_tasks: str) -> str:
                 title,
                 description,
                 completed,
-                replace(
-                    to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z'
-                ) AS created_at,
-                replace(
-                    to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z'
-                ) AS updated_at
+                {as_json_time("created_at")} AS created_at,
+                {as_json_time("updated_at")} AS updated_at
             FROM ({select_tasks}) AS own_task
         ) AS task
     """  # noqa: S608 - `select_tasks` is a statement of this file
