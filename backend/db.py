@@ -92,19 +92,23 @@ def parse_address(address: str) -> Parameters:
     People paste it with another driver's name (postgresql+asyncpg://...), in quotes, or within a
     command (psql 'postgresql://...').
     """
-    refusal = "must be embedded, or an address with its password percent-encoded"
+    refusal = SystemExit(
+        "NEON_DATABASE_URL: must be embedded, or an address with its password percent-encoded."
+    )
     found = ADDRESS.search(address)
     if not found:
-        raise SystemExit(f"NEON_DATABASE_URL: {refusal}.")
+        raise refusal
     credentials = found["rest"].rpartition("@")[0]
     if "@" in credentials or "/" in credentials:
         # libpq would take a part of the password for the host or the port, and show it in errors.
-        raise SystemExit(f"NEON_DATABASE_URL: {refusal}.")
+        raise refusal
     try:
         return dict(extensions.parse_dsn(f"postgresql://{found['rest']}"))
     except psycopg2.Error as error:
         unknown = re.search(r'invalid URI query parameter: "\w+"', str(error))
-        raise SystemExit(f"NEON_DATABASE_URL: {unknown[0] if unknown else refusal}.") from None
+        if unknown:
+            raise SystemExit(f"NEON_DATABASE_URL: {unknown[0]}.") from None
+        raise refusal from None
 
 
 def find_database() -> Parameters:
@@ -122,7 +126,7 @@ def find_database() -> Parameters:
                 "NEON_DATABASE_URL=embedded needs requirements.txt installed."
             ) from None
         parameters = embedded.start(EMBEDDED)
-    elif PUBLIC_MARK in os.environ.get("BETTER_AUTH_SECRET", ""):
+    elif PUBLIC_MARK in read_setting("BETTER_AUTH_SECRET"):
         raise SystemExit("BETTER_AUTH_SECRET is the published one: for the embedded database only.")
     else:
         parameters = parse_address(url)
@@ -282,11 +286,15 @@ async def wait(connection: extensions.connection) -> None:
     event loop does the waiting. Threads would cost half as much CPU again, and could not be
     given a deadline.
     """
-    while (state := connection.poll()) != extensions.POLL_OK:
-        if state == extensions.POLL_READ:
-            await anyio.wait_readable(connection.fileno())
-        else:
-            await anyio.wait_writable(connection.fileno())
+    try:
+        while (state := connection.poll()) != extensions.POLL_OK:
+            if state == extensions.POLL_READ:
+                await anyio.wait_readable(connection.fileno())
+            else:
+                await anyio.wait_writable(connection.fileno())
+    except asyncio.CancelledError:
+        connection.close()  # The answer may still arrive, and must not be taken for another's.
+        raise
 
 
 async def open_connection(parameters: Parameters) -> extensions.connection:
@@ -295,11 +303,7 @@ async def open_connection(parameters: Parameters) -> extensions.connection:
     An asynchronous one never sends BEGIN and COMMIT, which would each be a round trip.
     """
     connection = psycopg2.connect(**parameters, async_=True)
-    try:
-        await wait(connection)
-    except asyncio.CancelledError:
-        connection.close()
-        raise
+    await wait(connection)
     return connection
 
 
@@ -345,11 +349,9 @@ class Pool:
             try:
                 return await run_statement(connection, local_settings() + statement, values)
             except asyncio.CancelledError:
-                # The deadline in `fetch` has passed, or the service stops. The answer may still
-                # arrive, and must not be taken for that of the connection's next request.
-                connection.close()
-                # If it was the deadline, PostgreSQL should have ended the statement before. As it
-                # has not, it is silent, and the idle connections are no better.
+                # `wait` has closed this connection: the deadline in `fetch` has passed, or the
+                # service stops. If it was the deadline, PostgreSQL should have ended the statement
+                # before. As it has not, it is silent, and the idle connections are no better.
                 self.close_idle()
                 raise
             finally:
