@@ -29,7 +29,8 @@ async def get_current_user(
 ) -> Identity:
     """Return whose token it is, and start the request's deadline, which `fetch` needs.
 
-    Raise 401 if it is missing or not genuine, and 403 if the path is another user's.
+    Raise 401 if it is missing or not genuine, 403 if the path is another user's, and
+    UnavailableError if the signing keys are away.
     """
     start_deadline()  # here, because `verify` may wait for the signing keys
     if credentials is None:

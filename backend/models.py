@@ -125,7 +125,7 @@ class Problem(SQLModel):
     detail: str
 
 
-# For each status of a failure: when a route answers it, and an example of its sentence.
+# For each documented status of a failure: when a route answers it, and an example of its sentence.
 PROBLEMS = {
     400: ("The request is not valid.", RULES["title"]),
     401: ("The token is missing, expired or not genuine.", "The token has expired."),

@@ -1,4 +1,4 @@
-"""Tokens: which are genuine, and whose they are. It knows nothing of requests and answers."""
+"""Tokens: which are genuine, and whose they are."""
 
 import argparse
 import asyncio

@@ -59,8 +59,8 @@ def as_json_array(select_tasks: str) -> str:
     """  # noqa: S608 - `select_tasks` is a statement of this file
 
 
-# The SQL of each statement, compiled once. `user_id` is always the `sub` of a verified token, never
-# a value of the request.
+# The SQL of each statement, compiled once. The routes give the `sub` of a verified token for
+# `user_id`, never another value of the request.
 # `completed_values` decides whether a list has all tasks, the pending or the completed ones.
 OWN_TASKS = select(Task).where(
     col(Task.user_id) == bindparam("user_id"),
