@@ -17,4 +17,5 @@ HEALTHCHECK CMD python -c \
 # The first command ends with one line if a setting or the database is wrong. Uvicorn alone, with
 # WEB_CONCURRENCY set, would start failing workers for ever. The exec lets SIGTERM reach uvicorn.
 CMD python -m backend.main \
-    && exec uvicorn backend.main:app --host 0.0.0.0 --port "$PORT" --timeout-graceful-shutdown 10
+    && exec uvicorn backend.main:app --host 0.0.0.0 --port "$PORT" \
+        --timeout-keep-alive 75 --timeout-graceful-shutdown 10

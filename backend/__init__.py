@@ -1,57 +1,127 @@
-"""The todo backend. Importing it loads the settings, and names the times that must fit together."""
+"""The todo backend: its settings, and the one error that several modules share."""
 
 import os
+import re
 from pathlib import Path
+from typing import Annotated
 
-from dotenv import load_dotenv
+import psycopg2.extensions
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AnyHttpUrl,
+    BeforeValidator,
+    Field,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
-
-# Seconds. An answer is due within 5, so all that a request waits for shares one deadline.
-DEADLINE = 4.5  # The signing keys, a free connection and the statement together.
-KEYS_TIMEOUT = 3.0  # Reading the signing keys. It leaves 1.5 for the database.
-STATEMENT_MARGIN = 0.25  # PostgreSQL ends a statement at least this much before the deadline.
-TIMEOUT_STEP = 0.5  # The timeout is a multiple of this, and so 4.0 at most.
-# Seconds. A start that would wait for longer fails, with one line.
-CONNECT_TIMEOUT = 4  # unless the database's address has its own
-LOCK_TIMEOUT = 7  # Waiting for another start to end, and as long again for a lock on a table.
+PUBLIC_MARK = "public-development-secret"  # stands in the secret that .env sets
+# The scheme, maybe with a driver; the rest; and the end of quotes or a command around it. libpq
+# would take a part of a password with @ or / in it for the host, and show it in errors.
+DATABASE_URL = re.compile(r"""postgres(ql)?(\+\w+)?://(?P<rest>([^\s'"@/]*@)?[^\s'"@]+)[\s'"]*$""")
+EXAMPLES = {
+    "NEON_DATABASE_URL": "postgresql://user:password@host/database",
+    "BETTER_AUTH_SECRET": "what `openssl rand -base64 32` prints",
+    "BETTER_AUTH_URL": "https://app.example.com",
+}
 
 
 class UnavailableError(Exception):
     """The database or the signing keys do not answer now; trying again may help."""
 
 
-def accept_database_url() -> None:
-    """Let a DATABASE_URL name the database, unless a NEON_DATABASE_URL already does."""
-    url = os.environ.get("DATABASE_URL")
-    if url and not os.environ.get("NEON_DATABASE_URL"):
-        os.environ["NEON_DATABASE_URL"] = url
+def check_database(address: str, settings: ValidationInfo) -> str:
+    """Return `embedded` or an address as libpq takes it; raise ValueError without repeating it.
 
-
-def load_settings() -> None:
-    """Load .env.local, then .env; what is set already stays.
-
-    The first of the environment, .env.local and .env that names a database decides, whether it
-    says NEON_DATABASE_URL or DATABASE_URL. So a DATABASE_URL that a host sets beats the
-    NEON_DATABASE_URL of .env.
+    People paste it with another driver's name (postgresql+asyncpg://...), in quotes, or within a
+    command (psql 'postgresql://...').
     """
-    accept_database_url()
-    for name in (".env.local", ".env"):
-        load_dotenv(ROOT / name)
-        accept_database_url()
+    if address.strip() == "embedded":
+        return "embedded"
+    found = DATABASE_URL.search(address)
+    url = f"postgresql://{found['rest']}" if found else "no address"
+    try:
+        psycopg2.extensions.parse_dsn(url)
+    except psycopg2.Error:
+        raise ValueError(
+            "must be embedded, or the address of a PostgreSQL, with the password percent-encoded"
+            " and no parameters but libpq's"
+        ) from None
+    if PUBLIC_MARK in settings.data.get("better_auth_secret", ""):
+        raise ValueError(
+            "names a database of your own, so set BETTER_AUTH_SECRET to the frontend's secret,"
+            " which `openssl rand -base64 32` makes, instead of the public one in .env"
+        )
+    return url
 
 
-def read_setting(name: str) -> str:
-    """Return a setting without the blanks around it, or "" if it is not set."""
-    return os.environ.get(name, "").strip()
+def check_origin(url: AnyHttpUrl) -> AnyHttpUrl:
+    if not re.fullmatch("https?://[^/*@?#]+/", str(url)):
+        raise ValueError("must be an origin such as https://app.example.com, without a path")
+    return url
 
 
-def read_number(name: str, *, default: int, most: int) -> int:
-    """Return a setting that is a whole number from 1 to `most`, or raise SystemExit."""
-    text = os.environ.get(name) or str(default)
-    if text.isascii() and text.isdecimal() and 1 <= int(text) <= most:
-        return int(text)
-    raise SystemExit(f"{name} must be a whole number from 1 to {most}.")
+def split_list(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
-load_settings()
+Origin = Annotated[AnyHttpUrl, AfterValidator(check_origin)]
+Names = Annotated[list[str], NoDecode, BeforeValidator(split_list)]
+
+
+class Settings(BaseSettings):
+    """All settings. Each comes from the first of the environment, .env.local and .env."""
+
+    model_config = SettingsConfigDict(
+        env_file=(ROOT / ".env", ROOT / ".env.local"),
+        env_file_encoding="utf-8-sig",  # Windows begins files with a byte order mark.
+        env_ignore_empty=True,
+        extra="ignore",
+        validate_default=False,
+    )
+
+    # 32 bytes are what HS256 wants (RFC 7518, section 3.2). Files and commands end in a line break.
+    better_auth_secret: Annotated[str, StringConstraints(min_length=32, strip_whitespace=True)]
+    better_auth_url: Origin
+    better_auth_trusted_origins: Annotated[list[Origin], NoDecode, BeforeValidator(split_list)] = []
+    better_auth_issuer: Names = []
+    better_auth_audience: Names = []
+    # It is logged, so it must hold no user and password.
+    better_auth_jwks_url: Annotated[str, Field(pattern=r"^https?://[^/@\s]+/\S+$")] | None = None
+    database_url: Annotated[
+        str,
+        Field(validation_alias=AliasChoices("NEON_DATABASE_URL", "DATABASE_URL")),
+        AfterValidator(check_database),
+    ]
+    database_pool_size: PositiveInt = 20  # connections
+
+    @property
+    def origins(self) -> list[str]:
+        """The origins whose pages may call, as browsers write them (RFC 6454, section 6.2)."""
+        urls = [self.better_auth_url, *self.better_auth_trusted_origins]
+        return [str(url).rstrip("/") for url in urls]
+
+
+def read_settings() -> Settings:
+    """Return the settings, or raise SystemExit with one line about the first mistake."""
+    try:
+        return Settings()  # type: ignore[call-arg] # it reads its fields by itself
+    except ValidationError as errors:
+        error = errors.errors()[0]
+    except (OSError, UnicodeError) as unreadable:
+        raise SystemExit(f".env.local or .env cannot be read: {unreadable}") from None
+    name = str(error["loc"][0]).upper()
+    if error["type"] == "missing":
+        raise SystemExit(f"{name} is not set. An example: {EXAMPLES[name]}")
+    if name == "NEON_DATABASE_URL" and not os.environ.get(name):
+        name = "DATABASE_URL" if os.environ.get("DATABASE_URL") else f"{name} or DATABASE_URL"
+    place = "the environment" if os.environ.get(name) else ".env.local or .env"
+    raise SystemExit(f"{name}, from {place}: {error['msg'].removeprefix('Value error, ')}.")
+
+
+settings = read_settings()

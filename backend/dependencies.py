@@ -7,47 +7,47 @@ import jwt
 from fastapi import Depends, HTTPException
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from backend.auth.jwt import Identity, explain, verify
-from backend.db import start_deadline
-
-NOT_SENT = "Send a token in the header Authorization, as Bearer <token>."
-EXPIRED = "The token has expired."
-NOT_GENUINE = "The token is invalid."
-NO_JWT = "The token is not a JWT; authClient.token() of Better Auth's jwt plugin gives one."
+from backend.auth.jwt import MAX_TOKEN_LENGTH, Identity, verify
 
 logger = logging.getLogger(__name__)
 bearer = HTTPBearer(bearerFormat="JWT", auto_error=False)
 
 
-def refusal(detail: str) -> HTTPException:
-    """Return a 401, with the header that RFC 6750, section 3 asks for."""
-    return HTTPException(401, detail, headers={"WWW-Authenticate": "Bearer"})
-
-
 async def get_current_user(
     user_id: str, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Identity:
-    """Return whose token it is, and start the request's deadline, which `fetch` needs.
+    """Return whose token it is.
 
     Raise 401 if it is missing or not genuine, 403 if the path is another user's, and
     UnavailableError if the signing keys are away.
     """
-    start_deadline()  # here, because `verify` may wait for the signing keys
     if credentials is None:
-        raise refusal(NOT_SENT)
+        raise refusal("Send a token in the header Authorization, as Bearer <token>.")
     token = credentials.credentials
     try:
         user = await verify(token)
     except jwt.PyJWTError as error:
-        logger.warning("token refused: %s", explain(error))
-        if isinstance(error, jwt.ExpiredSignatureError):
-            raise refusal(EXPIRED) from None
-        if token.count(".") != 2:
-            raise refusal(NO_JWT) from None
-        raise refusal(NOT_GENUINE) from None
+        logger.warning("token refused: %s", type(error).__name__)
+        raise refusal(explain(error, token)) from None
     if user_id != user.id:
         raise HTTPException(403, "The token is another user's.")
     return user
+
+
+def explain(error: jwt.PyJWTError, token: str) -> str:
+    """Return what a client is told, with nothing that stands in the token."""
+    if isinstance(error, jwt.ExpiredSignatureError):
+        return "The token has expired."
+    if len(token) > MAX_TOKEN_LENGTH:
+        return f"The token is too long: at most {MAX_TOKEN_LENGTH} characters."
+    if token.count(".") != 2:
+        return "The token is not a JWT; authClient.token() of Better Auth's jwt plugin gives one."
+    return "The token is invalid."
+
+
+def refusal(detail: str) -> HTTPException:
+    """Return a 401, with the header that RFC 6750, section 3 asks for."""
+    return HTTPException(401, detail, headers={"WWW-Authenticate": "Bearer"})
 
 
 CurrentUser = Annotated[Identity, Depends(get_current_user)]

@@ -1,23 +1,22 @@
-"""The PostgreSQL of NEON_DATABASE_URL=embedded, for development and tests only.
+"""The PostgreSQL of DATABASE_URL=embedded, for development and tests only.
 
 Each process that uses the server has a keeper: a small process that outlives it, however it ends,
 and stops the server after the last one. What PostgreSQL says is in the file `log`.
 """
 
 import os
-import re
 import secrets
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from importlib.metadata import distribution
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, Popen, call
+from subprocess import DEVNULL, PIPE, Popen
 from typing import Any
 
 import psycopg2
-from filelock import FileLock
 
 GRACE = 2  # seconds that a service may take to come back, as it does with --reload
 COUNT_SERVICES = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'todo service'"
@@ -34,9 +33,9 @@ INITDB_OPTIONS = (
 PASSWORD_OPTIONS = (
     "--auth=scram-sha-256",
     "--pwfile=../password",
-    "--set=scram_iterations=1",  # A generated password needs no slow hash.
 )
-# PostgreSQL refuses to run as root. The user nobody owns its data, and may still enter any folder.
+# PostgreSQL refuses to run as root. The user nobody owns its data, and may still enter any folder:
+# without no_setuid_fixup, access(2) would ask for the rights of nobody alone.
 IS_ROOT = sys.platform != "win32" and os.geteuid() == 0
 NOBODY = 65534  # both the user and the group
 AS_NOBODY = (
@@ -44,6 +43,7 @@ AS_NOBODY = (
     f"--reuid={NOBODY}",
     f"--regid={NOBODY}",
     "--clear-groups",
+    "--securebits=+no_setuid_fixup",
     "--inh-caps=+dac_override",
     "--ambient-caps=+dac_override",
 )
@@ -53,24 +53,31 @@ NO_WINDOW = 0x08000000 if sys.platform == "win32" else 0  # Ctrl-C reaches all o
 held: list[object] = []
 
 
-class PostgresError(Exception):
-    """A program of PostgreSQL failed; the message says why."""
-
-
 def start(folder: Path) -> dict[str, str]:
     """Make or join the server in a folder; it runs at least as long as this process.
 
     Returns libpq's parameters. Raises SystemExit with one sentence where it cannot run.
     """
+    for name in os.environ:
+        if name.startswith("PG"):
+            del os.environ[name]  # What libpq reads there is meant for another server.
     try:
+        from filelock import FileLock  # which is not installed in production
+
         folder.mkdir(exist_ok=True)
         with FileLock(folder / "lock"):
-            held.append(start_keeper(folder))
-            held.append(join_or_launch(folder))
+            keeper = Popen(
+                [sys.executable, __file__, folder],
+                stdin=PIPE,
+                stdout=DEVNULL,
+                stderr=DEVNULL,
+                start_new_session=True,  # Neither Ctrl-C nor a closed terminal ends it.
+                creationflags=NO_WINDOW,
+            )
+            held.extend([keeper, join_or_launch(folder)])
             return parameters(folder)
-    except (PostgresError, psycopg2.Error, OSError, ImportError) as error:
-        sentence = f"The PostgreSQL in {folder} cannot run: {error}"
-        raise SystemExit(sentence.strip()) from None
+    except (RuntimeError, psycopg2.Error, OSError, ImportError) as error:
+        raise SystemExit(f"The PostgreSQL in {folder} cannot run: {error}".strip()) from None
 
 
 def join_or_launch(folder: Path) -> Any:
@@ -96,36 +103,21 @@ def parameters(folder: Path) -> dict[str, str]:
         "port": lines[3].decode(),
         "user": "postgres",
         "password": (folder / "password").read_text(),
-        "dbname": "postgres",
         "application_name": "todo service",
         "connect_timeout": "5",  # seconds
-        # The environment may set the next two for Neon.
-        "sslmode": "disable",
-        "channel_binding": "disable",
     }
-
-
-def start_keeper(folder: Path) -> object:
-    """Start this process's keeper, in a session that neither Ctrl-C nor a closed terminal ends."""
-    return Popen(
-        [sys.executable, __file__, folder],
-        stdin=PIPE,
-        stdout=DEVNULL,
-        stderr=DEVNULL,
-        start_new_session=True,
-        creationflags=NO_WINDOW,
-    )
 
 
 def keep(folder: Path) -> None:
     """Wait for the end of the process that started this one; then stop an unused server."""
+    from filelock import FileLock
+
     sys.stdin.read()  # The system closes the pipe of a process that ends, even by kill -9.
     time.sleep(GRACE)
     with FileLock(folder / "lock"):
-        keeper = parameters(folder) | {"application_name": "todo keeper"}
-        cursor = psycopg2.connect(**keeper).cursor()
+        cursor = psycopg2.connect(**parameters(folder)).cursor()
         cursor.execute(COUNT_SERVICES)
-        if cursor.fetchone() == (0,):
+        if cursor.fetchone() == (1,):  # this one
             run(folder / "data", "pg_ctl", "stop")
 
 
@@ -153,7 +145,7 @@ def launch(data: Path, port: int) -> None:
     for a server. A server that still runs is found by its shared memory, without that file too.
     """
     (data / "postmaster.pid").unlink(missing_ok=True)
-    run(data, "pg_ctl", "start", f"--options=-p {port}")
+    run(data, "pg_ctl", "start", "--log=../log", f"--options=-p {port}")
 
 
 def run(data: Path, program: str, *options: str) -> None:
@@ -162,20 +154,16 @@ def run(data: Path, program: str, *options: str) -> None:
     command = [f"{programs}/{program}", "--pgdata=.", *options]
     if IS_ROOT:
         command = [*AS_NOBODY, *command]
-    with (data.parent / "log").open("a+", errors="replace") as log:
-        began = log.tell()
-        status = call(
-            command,
-            cwd=data,
-            stdin=DEVNULL,
-            stdout=log,
-            stderr=log,
-            creationflags=NO_WINDOW,
-        )
-        if status != 0:
-            log.seek(began)
-            reasons = re.findall("(?:FATAL|DETAIL|initdb|setpriv): +(.+)", log.read())
-            raise PostgresError(" ".join(reasons) or f"{program} failed")
+    done = subprocess.run(
+        command,
+        cwd=data,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        creationflags=NO_WINDOW,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(" ".join(done.stderr.split()))
 
 
 if __name__ == "__main__":

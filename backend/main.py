@@ -1,30 +1,24 @@
-"""The app: its start, origins, error answers, and what is not about tasks."""
+"""The app: what concerns every route, and the start."""
 
 import gc
 import logging
 import traceback
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
-from fastapi import APIRouter, FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, RedirectResponse
-from starlette.middleware import Middleware
-from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from backend import UnavailableError, read_setting
-from backend.auth.jwt import ISSUER, KEYS_URL, ORIGIN, read_origin
-from backend.db import describe_database, find_database, pool, prepare_tables
-from backend.dependencies import bearer, get_current_user
-from backend.models import RULES, Health
+from backend import UnavailableError, settings
+from backend.auth.jwt import ISSUERS, KEYS_URL
+from backend.db import start
 from backend.routes import tasks
 
 MAX_BODY_SIZE = 65536  # bytes
-RETRY_AFTER = "5"  # seconds
 DESCRIPTION = """
 Keeps each user's tasks for a frontend where people sign in with Better Auth.
 
@@ -33,74 +27,31 @@ the user's id, which stands in the path, too. It is one of two kinds: what Bette
 gives (`authClient.token()`), or one that is signed HS256 with `BETTER_AUTH_SECRET`. On your own
 machine `python -m backend.auth.jwt ada` prints one for the user `ada`.
 
-**Errors** are `{"detail": "<one sentence>"}`. Of several that apply, you get the first of 413
-(too large), 401 (no genuine token), 403 (another user's path), 400 (not valid), 404 (no such task
-of this user) and 409 (too many tasks, or first sign up).
+**Errors** are `{"detail": "<one sentence>"}`.
 """
 
 logger = logging.getLogger(__name__)
 
 
-def read_origins() -> list[str]:
-    """Return the origins whose pages may call, or raise SystemExit."""
-    name = "BETTER_AUTH_TRUSTED_ORIGINS"
-    addresses = read_setting(name).split(",")
-    return [ORIGIN] + [read_origin(name, address) for address in addresses if address.strip()]
-
-
-ORIGINS = read_origins()
-
-
-def start() -> None:
-    """Get the database ready, and log what is in use; raise SystemExit with one line.
-
-    It happens before uvicorn listens, and not in `lifespan`, whose failure would be a traceback. As
-    it is called when this module is imported, `python -m backend.main` checks everything, and ends.
-    """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    database = find_database()
-    prepare_tables(database, tasks.STATEMENTS, tasks.TRIAL)
-    pool.use(database)
-    logger.info(
-        "database %s, issuer %s, keys %s, origins %s",
-        describe_database(database),
-        ISSUER,
-        KEYS_URL,
-        " ".join(ORIGINS),
-    )
-
-
-@asynccontextmanager
-async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    """Close the connections when the service stops."""
-    yield
-    pool.close_idle()
-
-
+@dataclass
 class BodyLimitMiddleware:
-    """Refuse a body over `max_size` bytes with 413 while it arrives.
-
-    FastAPI calls `receive` to read the body, when it has found the route. If that raises an
-    HTTPException, FastAPI passes it on and answers it as one that a route raises. A body that no
-    route reads is ignored.
+    """Refuse a body that is too large with 413 when a route reads it, and so before it acts.
 
     FastAPI's own max_body_size (0.165) carries out a DELETE with a large body, and then answers
     413, in plain text and without CORS headers.
     """
 
-    def __init__(self, app: ASGIApp, max_size: int) -> None:
-        self.app = app
-        self.max_size = max_size
+    app: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        received = 0
+        size = 0
 
         async def receive_within_limit() -> Message:
-            nonlocal received
+            nonlocal size
             message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.max_size:
-                raise HTTPException(413, f"The body is larger than {self.max_size} bytes.")
+            size += len(message.get("body", b""))
+            if size > MAX_BODY_SIZE:
+                raise HTTPException(413, f"The body is larger than {MAX_BODY_SIZE} bytes.")
             return message
 
         await self.app(scope, receive_within_limit, send)
@@ -120,134 +71,79 @@ class App(FastAPI):
         return document
 
 
-async def check_user(request: Request) -> None:
-    """Raise 401, 403 or 503, as get_current_user does.
-
-    It needs the user_id of the path, which every route with input must therefore have.
-    """
-    await get_current_user(request.path_params["user_id"], await bearer(request))
-
-
-async def refuse_input(request: Request, error: Exception) -> JSONResponse:
-    """Answer 400 and name the field, but first 401, 403 or 503.
-
-    FastAPI parses the body before it runs get_current_user. So if it cannot parse the body, nobody
-    has checked the user yet. (For other input that is not valid, this is a needless second check.)
-
-    What check_user raises is answered as if a route had raised it: Starlette handles exceptions not
-    only around each route, where this runs, but once more around all routes.
-    """
-    await check_user(request)
-    field = "body"
-    if isinstance(error, RequestValidationError):
-        # The field stands last, as in ("body", "title"). For broken JSON, a position in the text
-        # stands there.
-        field = error.errors()[0]["loc"][-1]
-    return JSONResponse({"detail": RULES.get(field, RULES["body"])}, 400)
+app = App(
+    title="Todo",
+    version="1.0.0",
+    description=DESCRIPTION,
+    generate_unique_id_function=lambda route: route.name,  # the name in generated clients
+    redirect_slashes=False,  # A redirect would go to whatever host the Host header names.
+)
+app.include_router(tasks.router)
+app.add_middleware(BodyLimitMiddleware)
+app.add_middleware(
+    CORSMiddleware,
+    allow_origins=settings.origins,
+    allow_methods=["*"],
+    allow_headers=["*"],
+    allow_credentials=True,  # Some pages send cookies along, which are not read here.
+    expose_headers=["Retry-After"],
+)
 
 
-async def not_found(_request: Request, error: HTTPException) -> JSONResponse:
-    """Answer 404, with a sentence of ours instead of Starlette's two words."""
-    detail = error.detail
-    if detail == "Not Found":
-        detail = "There is nothing at this address."
-    return JSONResponse({"detail": detail}, 404)
+@app.exception_handler(RequestValidationError)
+async def refuse_input(_request: Request, error: RequestValidationError) -> JSONResponse:
+    """Answer 400 with the first rule that is broken, and never with the input itself."""
+    first = error.errors()[0]
+    # As in ("body", "title"), or ("body", 12) for broken JSON, where 12 is a position.
+    field = [name for name in first["loc"] if isinstance(name, str)][-1]
+    return JSONResponse({"detail": f"{field}: {first['msg']}"}, 400)
 
 
-async def method_not_allowed(request: Request, _error: HTTPException) -> JSONResponse:
-    """Answer 405 with the methods of all routes at this address, as RFC 9110 (15.5.6) wants.
-
-    Starlette names those of the first route only.
-    """
-    methods: set[str] = set()
-    for route in request.app.routes:
-        match, _ = route.matches(request.scope)
-        if match is not Match.NONE:
-            methods |= getattr(route, "methods", set())
-    headers = {"Allow": ", ".join(sorted(methods))}
-    return JSONResponse({"detail": "This address does not take this method."}, 405, headers)
-
-
-async def unavailable(_request: Request, _error: Exception) -> JSONResponse:
+@app.exception_handler(UnavailableError)
+async def unavailable(_request: Request, _error: UnavailableError) -> JSONResponse:
     """Answer 503 to a failure that may be over soon."""
     detail = "The database or the sign-in keys are unavailable."
-    return JSONResponse({"detail": detail}, 503, {"Retry-After": RETRY_AFTER})
+    return JSONResponse({"detail": detail}, 503, {"Retry-After": "5"})
 
 
-async def statement_failed(_request: Request, error: psycopg2.Error) -> JSONResponse:
-    """Answer 500 if the database refuses a statement: a table was changed, or there is a bug.
+@app.exception_handler(psycopg2.Error)
+async def statement_refused(_request: Request, error: psycopg2.Error) -> JSONResponse:
+    """Answer 409 if a rule of tables that others made refuses a statement, and otherwise 500.
 
     PostgreSQL's own message may quote the user's data, so the log goes without it.
     """
     logger.error(
-        "statement failed: %s, table %s, column %s\n%s",
+        "statement refused: %s, table %s, column %s\n%s",
         type(error).__name__,
         error.diag.table_name,
         error.diag.column_name,
         "".join(traceback.format_tb(error.__traceback__)),
     )
+    if isinstance(error, psycopg2.IntegrityError):
+        return JSONResponse({"detail": "A rule of the tables refuses this."}, 409)
     return JSONResponse({"detail": "The database has refused this statement."}, 500)
 
 
-def collect_less_garbage() -> None:
-    """Let the garbage collector run less often, and pass over what exists now.
-
-    Under load it took a sixth of the CPU, and one request in twenty had to wait for it.
-    """
-    gc.freeze()
-    gc.set_threshold(5_000, 20, 100)  # Python 3.11 has 700, 10 and 10.
-
-
-router = APIRouter()
-
-
-@router.head("/health", include_in_schema=False)
-@router.get("/health", operation_id="health", summary="Tell that the service runs")
-async def health() -> Health:
+@app.head("/health", include_in_schema=False)
+@app.get("/health")
+async def health() -> dict[str, str]:
     """This needs no token, and does not wake the database."""
-    return Health()
+    return {"status": "ok"}
 
 
-@router.head("/", include_in_schema=False)
-@router.get("/", include_in_schema=False)
-async def root() -> RedirectResponse:
-    return RedirectResponse("/docs")
+@app.get("/", include_in_schema=False)
+async def root(request: Request) -> RedirectResponse:
+    return RedirectResponse(f"{request.scope['root_path']}/docs")
 
 
-def create_app() -> FastAPI:
-    """Start the service, and return its app."""
-    start()
-    app = App(
-        title="Todo",
-        version="1.0.0",
-        description=DESCRIPTION,
-        # FastAPI 0.165's include_router keeps the router, and so matches every request twice: in
-        # the app and again in the router. Without it, a request takes 6 % less CPU.
-        routes=[*tasks.router.routes, *router.routes],
-        redirect_slashes=False,  # A redirect would go to whatever host the Host header names.
-        lifespan=lifespan,
-        middleware=[
-            Middleware(
-                CORSMiddleware,
-                allow_origins=ORIGINS,
-                allow_methods=["*"],
-                allow_headers=["*"],
-                allow_credentials=True,  # Some pages send cookies along, which are not read here.
-                expose_headers=["Retry-After"],
-            ),
-            Middleware(BodyLimitMiddleware, max_size=MAX_BODY_SIZE),
-        ],
-        exception_handlers={
-            RequestValidationError: refuse_input,
-            400: refuse_input,  # for a body that FastAPI cannot parse
-            404: not_found,
-            405: method_not_allowed,
-            UnavailableError: unavailable,
-            psycopg2.Error: statement_failed,
-        },
-    )
-    collect_less_garbage()
-    return app
-
-
-app = create_app()  # at import, where uvicorn and the hosts expect it
+# The start. It stands here and not in `lifespan`, whose failure would be a traceback. So a mistake
+# is one line before uvicorn listens, and `python -m backend.main` checks everything, and ends.
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+database = start()
+logger.info(
+    "database %s, issuers %s, keys %s, origins %s", database, ISSUERS, KEYS_URL, settings.origins
+)
+# Under load the garbage collector took a sixth of the CPU. So it passes over what exists now, and
+# runs less often: Python 3.11 has 700, 10 and 10.
+gc.freeze()
+gc.set_threshold(5_000, 20, 100)

@@ -48,9 +48,9 @@ class Clone:
     def use(self, prefix: tuple[str, ...] = (), **environment: str) -> "subprocess.Popen[str]":
         """Start a process that uses its PostgreSQL, and nothing else of the service."""
         return subprocess.Popen(
-            [*prefix, sys.executable, "-m", "tests.user", str(self.folder / ".postgres")],
+            [*prefix, sys.executable, "tests/user.py", str(self.folder / ".postgres")],
             cwd=self.folder,
-            env=environment_of_service(**environment),
+            env=environment_of_service(PYTHONPATH=str(self.folder), **environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,7 +1,6 @@
 """What the tests start: a PostgreSQL, the service, and a proxy between the two; and tokens."""
 
 import asyncio
-import os
 import socket
 import struct
 import subprocess
@@ -20,29 +19,16 @@ import psycopg2
 
 from backend import embedded
 from backend.embedded import free_port
+from tests import COPY, FRONTEND, ROOT, SECRET, environment_of_service
 
-ROOT = Path(__file__).resolve().parent.parent
-SECRET = "a secret of the tests, of more than 64 bytes, which is what HS512 wants"
-FRONTEND = "http://localhost:3000"
+__all__ = ["FRONTEND", "ROOT", "SECRET", "environment_of_service", "free_port"]
+
 TRUSTED = "https://App.example.com/, http://[::1]:8080,,"
 PASSWORD = "hunter2"
 NOWHERE = f"postgresql://ada:{PASSWORD}@127.0.0.1:1/todo"  # where nobody listens
 CHECK = ("-m", "backend.main")
 SERVE = ("-m", "uvicorn", "backend.main:app", "--port", "0")
 MAX_TASK_ID = 2**53 - 1  # what JavaScript counts exactly
-# Every setting of the service. An empty one counts as unset, and .env.local does not set it.
-SETTINGS = (
-    "BETTER_AUTH_AUDIENCE",
-    "BETTER_AUTH_ISSUER",
-    "BETTER_AUTH_JWKS_URL",
-    "BETTER_AUTH_SECRET",
-    "BETTER_AUTH_TRUSTED_ORIGINS",
-    "BETTER_AUTH_URL",
-    "DATABASE_POOL_SIZE",
-    "DATABASE_URL",
-    "MAX_TASKS_PER_USER",
-    "NEON_DATABASE_URL",
-)
 
 
 def token(
@@ -108,7 +94,7 @@ def postgres(durable: bool = False) -> Iterator[Postgres]:
             server.start()
             yield server
         finally:
-            with suppress(embedded.PostgresError):
+            with suppress(RuntimeError):
                 server.stop("immediate")
 
 
@@ -127,7 +113,7 @@ class Service:
         self,
         *options: str,
         program: tuple[str, ...] = ("-m", "uvicorn"),
-        folder: Path = ROOT,
+        folder: Path = COPY,
         prefix: tuple[str, ...] = (),
         **environment: str,
     ) -> None:
@@ -191,12 +177,6 @@ class Service:
         return self.client.request(method, f"/api/{user}/tasks{path}", headers=headers, **options)
 
 
-def environment_of_service(**environment: str) -> dict[str, str]:
-    """Return this process's environment with no settings of the service but these."""
-    own = {"BETTER_AUTH_SECRET": SECRET, "BETTER_AUTH_URL": FRONTEND}
-    return os.environ | dict.fromkeys(SETTINGS, "") | own | environment
-
-
 @contextmanager
 def service(*options: str, **environment: str) -> Iterator[Service]:
     with Service(*options, **environment) as running:
@@ -208,7 +188,7 @@ def started(*command: str, **settings: str) -> Iterator["subprocess.Popen[str]"]
     """Start a Python program of the service; it is gone at the end of `with`."""
     with subprocess.Popen(
         [sys.executable, *command],
-        cwd=ROOT,
+        cwd=COPY,
         env=environment_of_service(**settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

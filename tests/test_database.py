@@ -1,5 +1,6 @@
-"""One round trip for each request, and nothing lost when connections are."""
+"""One round trip for each request, nothing lost when connections are, and what is waited for."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +10,11 @@ from datetime import UTC, datetime, timedelta
 import psycopg2
 import pytest
 
-from tests.harness import Postgres, Service, token
-from tests.test_isolation import ROUTES
+from backend.routes import tasks
+from tests.harness import MAX_TASK_ID, Postgres, Service, token
+from tests.test_tasks import ROUTES
 
-AT_ONCE = 8  # requests, each of another user, and so as many connections
+POOL = 4  # connections of the service `behind`
 
 SESSIONS = """
     SELECT count(*) FILTER (WHERE wait_event_type = 'Lock'), count(*)
@@ -20,19 +22,6 @@ SESSIONS = """
     WHERE datname = %s AND application_name <> 'holder'
 """
 TERMINATE = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s"
-
-
-@pytest.fixture(scope="module")
-def proxy(database_proxy):
-    """What counts and cuts between `behind` and its database."""
-    return database_proxy
-
-
-@pytest.fixture(scope="module")
-def behind(starting_behind):
-    service = starting_behind.wait_until_up()
-    service.request("GET")  # connect
-    return service
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES)
@@ -47,15 +36,12 @@ def test_every_route_takes_one_round_trip(behind, proxy, user, method, path, bod
 def test_a_refused_request_takes_none(behind, proxy, user, method, path, body):
     before = proxy.round_trips
     path = path.format(id=1)
-    for headers in ({"Authorization": ""}, {"Authorization": f"Bearer {token(user, seconds=-60)}"}):
-        assert behind.request(method, path, user, headers=headers, json=body).status_code == 401
-    headers = {"Authorization": f"Bearer {token('other')}"}
-    assert behind.request(method, path, user, headers=headers, json=body).status_code == 403
-    bad = {"json": {"title": 5, "completed": 5}} if body or "complete" in path else {}
+    expired = {"Authorization": f"Bearer {token(user, seconds=-60)}"}
+    assert behind.request(method, path, user, headers=expired, json=body).status_code == 401
+    anothers = {"Authorization": f"Bearer {token('other')}"}
+    assert behind.request(method, path, user, headers=anothers, json=body).status_code == 403
     if path:
-        assert behind.request(method, path.replace("1", "abc"), user, **bad).status_code == 400
-    if bad:
-        assert behind.request(method, path, user, **bad).status_code == 400
+        assert behind.request(method, path.replace("1", "abc"), user).status_code == 400
     assert behind.client.get("/health").status_code == 200
     assert proxy.round_trips == before
 
@@ -66,7 +52,7 @@ def sessions(database: Postgres, url: str) -> tuple[int, int]:
 
 
 @contextmanager
-def locked(database: Postgres, url: str, statement: str) -> Iterator[None]:
+def locked(database: Postgres, url: str, statement: str = "LOCK TABLE tasks") -> Iterator[None]:
     """Hold the locks that a statement takes."""
     address = f"{database.database(url.rpartition('/')[2])}?application_name=holder"
     with closing(psycopg2.connect(address)) as holder:
@@ -87,107 +73,76 @@ def wait_for_locks(database: Postgres, url: str, number: int) -> None:
     wait_until(lambda: sessions(database, url)[0] >= number)
 
 
-def read_at_once(
-    api: Service, database: Postgres, user: str, number_of_users: int = AT_ONCE
-) -> list[int]:
-    """Read the lists of so many users, all at the same time; return the statuses."""
-    with ThreadPoolExecutor(number_of_users) as threads:
-        with locked(database, api.database, "LOCK TABLE tasks"):
+def read_at_once(api: Service, database: Postgres, user: str) -> list[int]:
+    """Read the lists of as many users as there are connections, at once; return the statuses."""
+    with ThreadPoolExecutor(POOL) as threads:
+        with locked(database, api.database):
             answers = [
-                threads.submit(api.request, "GET", "", f"{user}{number}")
-                for number in range(number_of_users)
+                threads.submit(api.request, "GET", "", f"{user}{number}") for number in range(POOL)
             ]
-            wait_for_locks(database, api.database, number_of_users)
+            wait_for_locks(database, api.database, POOL)
         return [answer.result().status_code for answer in answers]
 
 
-def test_no_request_fails_after_every_idle_connection_was_terminated(api, database, user):
-    assert read_at_once(api, database, user) == [200] * AT_ONCE
-    name = api.database.rpartition("/")[2]
-    assert database.execute(TERMINATE, name)[0][0] >= AT_ONCE
-    wait_until(lambda: sessions(database, api.database)[1] == 0)
-    assert read_at_once(api, database, user) == [200] * AT_ONCE
-    assert api.request("POST", "", user, json={"title": "x"}).status_code == 201
+def test_no_request_fails_after_every_idle_connection_was_terminated(behind, database, user):
+    assert read_at_once(behind, database, user) == [200] * POOL
+    name = behind.database.rpartition("/")[2]
+    assert database.execute(TERMINATE, name)[0][0] == POOL
+    wait_until(lambda: sessions(database, behind.database)[1] == 0)
+    assert read_at_once(behind, database, user) == [200] * POOL
+    assert behind.request("POST", "", user, json={"title": "x"}).status_code == 201
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
 def test_no_request_fails_after_every_idle_connection_was_cut(behind, proxy, database, user, reset):
-    assert read_at_once(behind, database, user) == [200] * AT_ONCE
-    assert len(proxy.writers) >= AT_ONCE
+    assert read_at_once(behind, database, user) == [200] * POOL
+    assert len(proxy.writers) >= POOL
     proxy.cut(reset)
     wait_until(lambda: not proxy.writers)
-    assert read_at_once(behind, database, user) == [200] * AT_ONCE
+    assert read_at_once(behind, database, user) == [200] * POOL
 
 
-QUERIED_SINCE = """
-    SELECT count(*)
-    FROM pg_stat_activity
-    WHERE datname = %s AND query_start > %s
-"""
+QUERIED_SINCE = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND query_start > %s"
 
 
-def test_the_connection_that_was_used_last_is_used_next(api, database, user):
-    assert read_at_once(api, database, user) == [200] * AT_ONCE
-    assert sessions(database, api.database)[1] >= AT_ONCE
+def test_the_connection_that_was_used_last_is_used_next(behind, database, user):
+    assert read_at_once(behind, database, user) == [200] * POOL
     since = database.execute("SELECT clock_timestamp()")[0][0]
-    for _ in range(AT_ONCE):
-        assert api.request("GET", "", user).status_code == 200
-    name = api.database.rpartition("/")[2]
-    assert database.execute(QUERIED_SINCE, name, since) == [(1,)]
+    for _ in range(POOL):
+        assert behind.request("GET", "", user).status_code == 200
+    assert database.execute(QUERIED_SINCE, behind.database.rpartition("/")[2], since) == [(1,)]
 
 
-@pytest.fixture(scope="module")
-def small_pool(starting_small_pool):
-    return starting_small_pool.wait_until_up()
-
-
-def test_connections_never_exceed_the_pool_size(small_pool, database, user):
-    with ThreadPoolExecutor(24) as threads:
+def test_connections_never_exceed_the_pool_size(behind, database, user):
+    with ThreadPoolExecutor(16) as threads:
         answers = [
-            threads.submit(small_pool.request, "GET", "", f"{user}{number % 6}")
-            for number in range(240)
+            threads.submit(behind.request, "GET", "", f"{user}{number % 6}") for number in range(96)
         ]
         most = 0
         while not all(answer.done() for answer in answers):
-            most = max(most, sessions(database, small_pool.database)[1])
+            most = max(most, sessions(database, behind.database)[1])
     assert {answer.result().status_code for answer in answers} == {200}
-    assert 1 <= most <= 4
+    assert 1 <= most <= POOL
 
 
-def test_a_locked_row_holds_up_only_its_user_although_the_pool_is_small(
-    small_pool, database, user, other
+STATEMENTS = "SELECT query FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
+
+
+def test_a_request_waits_a_second_for_a_connection_and_postgresql_three_for_a_lock(
+    behind, database, user
 ):
-    task = small_pool.request("POST", "", user, json={"title": "x"}).json()
-    path = f"/{task['id']}"
-    row = f"SELECT FROM tasks WHERE id = {task['id']} FOR UPDATE"
-    with ThreadPoolExecutor(8) as threads:
-        with locked(database, small_pool.database, row):
-            held_up = [
-                threads.submit(small_pool.request, "PATCH", f"{path}/complete", user)
-                for _ in range(8)
-            ]
-            wait_for_locks(database, small_pool.database, 1)
-            for _ in range(8):
-                assert small_pool.request("GET", "", other).status_code == 200
-            assert not any(answer.done() for answer in held_up)
-        assert {answer.result().status_code for answer in held_up} == {200}
-
-
-def test_eight_clients_toggling_at_once_lose_nothing(api, user, task):
-    def toggle(_: int) -> bool:
-        return api.request("PATCH", f"/{task['id']}/complete", user).json()["completed"]
-
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(toggle, range(81)))
-    assert answers.count(True) == 41
-    assert api.request("GET", f"/{task['id']}", user).json()["completed"] is True
-
-
-def test_times_are_utc_although_the_database_is_elsewhere(api, database, user):
-    assert database.execute("SHOW timezone", url=api.database) == [("Asia/Kolkata",)]
-    created_at = api.request("POST", "", user, json={"title": "x"}).json()["created_at"]
-    assert created_at.endswith("Z")
-    assert abs(datetime.fromisoformat(created_at) - datetime.now(UTC)) < timedelta(minutes=1)
+    with ThreadPoolExecutor(POOL) as threads, locked(database, behind.database):
+        held_up = [
+            threads.submit(behind.request, "GET", "", f"{user}{number}") for number in range(POOL)
+        ]
+        wait_for_locks(database, behind.database, POOL)
+        for (statement,) in database.execute(STATEMENTS, behind.database.rpartition("/")[2]):
+            assert statement.startswith("SET LOCAL statement_timeout = '3s';")
+        began = time.monotonic()
+        answer = behind.request("GET", "", user)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+        assert 0.9 < time.monotonic() - began < 2.5
+    assert [answer.result().status_code for answer in held_up] == [200] * POOL
 
 
 def test_down_is_503_and_back_is_served_at_once(behind, proxy, user):
@@ -211,25 +166,63 @@ def test_down_is_503_and_back_is_served_at_once(behind, proxy, user):
     assert [task["title"] for task in behind.request("GET", "", user).json()] == ["x"]
 
 
-def test_without_add_reader_the_service_works_all_the_same(small_pool, database, user):
-    """As on Windows, whose usual event loop has none."""
-    assert small_pool.request("POST", "", user, json={"title": "x"}).status_code == 201
-    assert read_at_once(small_pool, database, user, 4) == [200] * 4
+def test_times_are_utc_although_the_database_is_elsewhere(api, database, user):
+    assert database.execute("SHOW timezone", url=api.database) == [("Asia/Kolkata",)]
+    created_at = api.request("POST", "", user, json={"title": "x"}).json()["created_at"]
+    assert created_at.endswith("Z")
+    assert abs(datetime.fromisoformat(created_at) - datetime.now(UTC)) < timedelta(minutes=1)
 
 
-SHUFFLED = """
-    INSERT INTO tasks (id, user_id, title)
-    SELECT 1000000 + mod(n * 37, 101), %s, mod(n * 53, 101)::text
-    FROM generate_series(1, 100) AS n
+def test_deleting_a_user_deletes_the_tasks(api, database, user, task):
+    database.execute("DELETE FROM users WHERE id = %s", user, url=api.database)
+    assert api.request("GET", f"/{task['id']}", user).status_code == 404
+
+
+def test_a_task_may_have_any_id_that_javascript_counts_exactly(api, database, user, task):
+    change = "UPDATE tasks SET id = %s WHERE id = %s"
+    database.execute(change, MAX_TASK_ID, task["id"], url=api.database)
+    assert api.request("GET", f"/{MAX_TASK_ID}", user).json()["id"] == MAX_TASK_ID
+    assert api.request("DELETE", f"/{MAX_TASK_ID}", user).status_code == 204
+
+
+THEIR_TASKS = """
+    INSERT INTO users (id) SELECT 'many-' || n FROM generate_series(1, 200) AS n;
+    INSERT INTO tasks (user_id, title, completed, created_at, updated_at)
+    SELECT 'many-' || mod(n, 200) + 1, 'x', false, now(), now()
+    FROM generate_series(1, 20000) AS n;
 """
+VALUES = {
+    "user_id": "many-1",
+    "task_id": 1,
+    "with_completed": True,
+    "with_pending": True,
+    "title": "x",
+    "has_description": False,
+    "description": None,
+    "completed": None,
+}
 
 
-def test_newest_come_first_however_the_rows_are_read(small_pool, database, user):
-    """Rows of another order on the disk, in an index that is not there."""
-    small_pool.request("POST", "", user, json={"title": "x"})
-    database.execute("DROP INDEX ix_tasks_user_id_id", url=small_pool.database)
-    database.execute(SHUFFLED, user, url=small_pool.database)
-    listed = small_pool.request("GET", "", user).json()
-    ids = [task["id"] for task in listed]
-    assert len(ids) == 101
-    assert ids == sorted(ids, reverse=True)
+@pytest.fixture(scope="module")
+def among_many(api, database):
+    """The database of the service, with 20,000 tasks of 200 users."""
+    database.execute(THEIR_TASKS, url=api.database)
+    database.execute("VACUUM ANALYZE tasks, users", url=api.database)
+    return api.database
+
+
+@pytest.mark.parametrize("name", ["LIST", "LIST_BY_TITLE", "READ", "UPDATE", "TOGGLE", "DELETE"])
+def test_each_statement_is_one_index_scan_among_the_tasks_of_many_users(among_many, database, name):
+    explain = f"EXPLAIN {getattr(tasks, name)}"
+    plan = "\n".join(row[0] for row in database.execute(explain, url=among_many, **VALUES))
+    assert re.findall(r"(Seq Scan|Bitmap Index Scan|Index Scan)", plan) in (
+        ["Index Scan"],
+        ["Bitmap Index Scan"],
+    ), plan
+
+
+def test_an_index_gives_newest_first_without_sorting(among_many, database):
+    explain = f"SET enable_bitmapscan = off; EXPLAIN {tasks.LIST}"
+    plan = "\n".join(row[0] for row in database.execute(explain, url=among_many, **VALUES))
+    assert "Index Scan Backward using ix_tasks_user_id_id" in plan, plan
+    assert "Sort" not in plan, plan

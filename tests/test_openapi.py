@@ -25,9 +25,9 @@ ROUTES = [
     Route(COLLECTION, "get", "200 400 401 403 503", "list_tasks"),
     Route(COLLECTION, "post", "201 400 401 403 409 413 503", "create_task"),
     Route(TASK, "get", "200 400 401 403 404 503", "read_task"),
-    Route(TASK, "put", "200 400 401 403 404 413 503", "update_task"),
-    Route(TASK, "delete", "204 400 401 403 404 503", "delete_task"),
-    Route(COMPLETE, "patch", "200 400 401 403 404 413 503", "toggle_task"),
+    Route(TASK, "put", "200 400 401 403 404 409 413 503", "update_task"),
+    Route(TASK, "delete", "204 400 401 403 404 409 503", "delete_task"),
+    Route(COMPLETE, "patch", "200 400 401 403 404 409 503", "toggle_task"),
     Route("/health", "get", "200", "health"),
 ]
 
@@ -88,38 +88,28 @@ def test_a_route_is_named_and_described(operation, route):
 
 
 def test_every_answer_has_its_schema(operation, route):
-    list_of_tasks = {"type": "array", "items": reference("TaskPublic")}
+    list_of_tasks = {"type": "array", "items": reference("Task")}
     successes = {
         "list_tasks": list_of_tasks,
         "delete_task": None,
-        "health": reference("Health"),
+        "health": {"type": "object", "additionalProperties": {"type": "string"}},
     }
     success, *errors = route.statuses.split()
-    expected = successes.get(route.name, reference("TaskPublic"))
+    expected = successes.get(route.name, reference("Task"))
     assert schema_of(operation["responses"][success]) == expected
     for status in errors:
         assert schema_of(operation["responses"][status]) == reference("Problem")
-
-
-def test_every_error_has_a_description_and_a_sentence_for_an_example(operation, route):
-    for status in route.statuses.split()[1:]:
-        answer = operation["responses"][status]
-        assert answer["description"].endswith(".")
-        example = answer["content"]["application/json"]["example"]
-        assert list(example) == ["detail"]
-        assert example["detail"].endswith(".")
 
 
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
         (
-            "TaskPublic",
+            "Task",
             "id user_id title description completed created_at updated_at",
         ),
         ("TaskCreate", "title description"),
         ("TaskUpdate", "title description completed"),
-        ("TaskCompletion", "completed"),
         ("Problem", "detail"),
     ],
 )
@@ -127,33 +117,15 @@ def test_a_schema_has_its_fields(schemas, name, fields):
     assert list(schemas[name]["properties"]) == fields.split()
 
 
-@pytest.mark.parametrize(
-    ("name", "field"),
-    [
-        ("TaskPublic", "id"),
-        ("TaskPublic", "user_id"),
-        ("TaskPublic", "title"),
-        ("TaskPublic", "description"),
-        ("TaskCreate", "title"),
-        ("TaskCreate", "description"),
-        ("TaskUpdate", "title"),
-        ("TaskUpdate", "description"),
-    ],
-)
-def test_a_field_has_an_example(schemas, name, field):
-    assert "examples" in str(schemas[name]["properties"][field])
-
-
 @pytest.mark.parametrize("field", ["created_at", "updated_at"])
 def test_times_are_called_so(schemas, field):
-    assert schemas["TaskPublic"]["properties"][field]["format"] == "date-time"
+    assert schemas["Task"]["properties"][field]["format"] == "date-time"
 
 
 def test_what_is_required_is_said(schemas):
-    assert schemas["TaskPublic"]["required"] == list(schemas["TaskPublic"]["properties"])
+    assert schemas["Task"]["required"] == list(schemas["Task"]["properties"])
     assert schemas["TaskCreate"]["required"] == ["title"]
     assert "required" not in schemas["TaskUpdate"]
-    assert "required" not in schemas["TaskCompletion"]
 
 
 @pytest.mark.parametrize("name", ["TaskCreate", "TaskUpdate"])
@@ -176,7 +148,6 @@ def test_the_parameters_of_a_list_name_their_values(document, place, values, def
     in_query = [parameter for parameter in parameters if parameter["in"] == "query"]
     assert [parameter["name"] for parameter in in_query] == ["status", "sort"]
     assert not in_query[place]["required"]
-    assert in_query[place]["description"].endswith(".")
     assert in_query[place]["schema"]["enum"] == values
     assert in_query[place]["schema"]["default"] == default
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped] # it ships no types
 
@@ -32,6 +33,8 @@ def main() -> None:
         action="append",
         help="this scenario, and no other that is not named so",
     )
+    help_text = "compare with the service of another working tree, and measure nothing else"
+    parser.add_argument("--against", type=Path, metavar="DIR", help=help_text)
     options = parser.parse_args()
     if not shutil.which("wrk"):
         sys.exit("The benchmark needs wrk (apt-get install wrk).")
@@ -41,6 +44,9 @@ def main() -> None:
     with postgres(durable=True) as database, serving_keys() as keys:
         print(surroundings(database), f"{rounds} rounds of {seconds} s.\n")
         benchmark = Benchmark(database, keys, Meter(database, rounds, seconds))
+        if options.against:
+            benchmark.against(options.against.resolve())
+            return
         for scenario in options.only or SCENARIOS:
             getattr(benchmark, scenario)()
     benchmark.goals.at_most(0, "failed requests, of any server", {"": benchmark.meter.failures})

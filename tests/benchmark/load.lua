@@ -1,17 +1,20 @@
--- What wrk sends: one operation, each request for a user and a task of that user at random.
--- Arguments: the operation, the tasks of a user, a body, and a token for each of the users 1, 2, ...
+-- What wrk sends: one operation, each request for the next user and a task of that user at random.
+-- Arguments: the operation, the tasks of a user, a body, and a file with a token on each line, for
+-- the users 1 to 50 in turns. The tokens are used one after another, and then again.
 -- Users u1, u2, ... keep their tasks, whose ids go up from 1; the tasks of w1, w2, ... come and go.
 
 local operation, size, body
+local users = 50
 local tokens = {}
+local turn = 0 -- of the token that was used last
 local made = {} -- "user id" of each task that may be deleted
 
 function init(args)
   operation = args[1]
   size = tonumber(args[2])
   body = args[3]
-  for i = 4, #args do
-    tokens[i - 3] = args[i]
+  for line in io.lines(args[4]) do
+    table.insert(tokens, line)
   end
   math.randomseed(os.time())
   if operation ~= "delete" then
@@ -19,15 +22,15 @@ function init(args)
   end
 end
 
-local function headers(user)
+local function headers(token)
   return {
-    ["Authorization"] = "Bearer " .. tokens[user],
+    ["Authorization"] = "Bearer " .. tokens[token],
     ["Content-Type"] = "application/json",
   }
 end
 
 local function create(user)
-  return wrk.format("POST", "/api/w" .. user .. "/tasks", headers(user), body)
+  return wrk.format("POST", "/api/w" .. user .. "/tasks", headers(turn), body)
 end
 
 -- Every other request is a POST, since only what was made can be deleted.
@@ -41,7 +44,8 @@ local function delete_or_create(user)
 end
 
 function request()
-  local user = math.random(#tokens)
+  turn = turn % #tokens + 1
+  local user = (turn - 1) % users + 1
   local list = "/api/u" .. user .. "/tasks"
   local task = list .. "/" .. ((user - 1) * size + math.random(size))
   if operation == "create" then
@@ -49,13 +53,13 @@ function request()
   elseif operation == "delete" then
     return delete_or_create(user)
   elseif operation == "list" then
-    return wrk.format("GET", list, headers(user))
+    return wrk.format("GET", list, headers(turn))
   elseif operation == "read" then
-    return wrk.format("GET", task, headers(user))
+    return wrk.format("GET", task, headers(turn))
   elseif operation == "update" then
-    return wrk.format("PUT", task, headers(user), body)
+    return wrk.format("PUT", task, headers(turn), body)
   elseif operation == "toggle" then
-    return wrk.format("PATCH", task .. "/complete", headers(user))
+    return wrk.format("PATCH", task .. "/complete", headers(turn))
   end
 end
 

@@ -2,10 +2,12 @@
 
 import math
 import subprocess
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from tempfile import NamedTemporaryFile
 
 import psutil  # type: ignore[import-untyped] # it ships no types
 
@@ -15,6 +17,7 @@ from tests.harness import Postgres
 
 SCRIPT = Path(__file__).parent / "load.lua"
 NEW = '{"title": "Buy groceries", "description": "Milk, eggs and bread"}'
+MOST_RATE = 8000  # requests per second that no server reaches
 CHANGES = '{"title": "Buy groceries today", "completed": true}'
 
 
@@ -51,11 +54,17 @@ class Meter:
         """Let wrk ask one server for one operation."""
         if server.database and operation in ("create", "delete"):
             forget_new_tasks(self.database, server.database)
-        command = wrk(server, operation, connections, seconds or self.seconds)
-        server.forget_peak()
-        cpu = server.cpu()
-        database_cpu = cpu_of(self.postmaster)
-        output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+        seconds = seconds or self.seconds
+        with NamedTemporaryFile("w+") as tokens:
+            tokens.write("\n".join(tokens_for(server, operation, seconds)))
+            tokens.flush()
+            command = wrk(server, operation, connections, seconds, tokens.name)
+            server.forget_peak()
+            cpu = server.cpu()
+            database_cpu = cpu_of(self.postmaster)
+            output = subprocess.run(
+                command, check=True, capture_output=True, text=True, timeout=120
+            )
         cpu = server.cpu() - cpu
         database_cpu = cpu_of(self.postmaster) - database_cpu
         *_, last = output.stdout.splitlines()
@@ -79,17 +88,28 @@ class Meter:
         self, servers: Sequence[Server], operation: str, connections: int, seconds: int = 0
     ) -> list[Run]:
         """Drive the servers in turns; return the medians of each."""
+        return [medians(runs) for runs in self.rounds_of(servers, operation, connections, seconds)]
+
+    def rounds_of(
+        self, servers: Sequence[Server], operation: str, connections: int, seconds: int = 0
+    ) -> list[list[Run]]:
+        """Drive the servers in turns; return the rounds of each."""
         runs: list[list[Run]] = [[] for _ in servers]
         for _ in range(self.rounds):
             for server, done in zip(servers, runs, strict=True):
                 done.append(self.drive(server, operation, connections, seconds))
-        return [medians(done) for done in runs]
+        return runs
 
 
-def wrk(server: Server, operation: str, connections: int, seconds: int) -> list[str]:
-    """Return the command; behind `--` stand the arguments of load.lua."""
+def tokens_for(server: Server, operation: str, seconds: int) -> list[str]:
+    """Return a token of each user, or as many as may be sent in this time, all unlike."""
     kind = "w" if operation in ("create", "delete") else "u"
-    tokens = [server.sign(f"{kind}{n}") for n in range(1, USERS + 1)]
+    count = seconds * MOST_RATE if server.uses_tokens_once else USERS
+    return [server.sign(f"{kind}{n % USERS + 1}", jti=uuid.uuid4().hex) for n in range(count)]
+
+
+def wrk(server: Server, operation: str, connections: int, seconds: int, tokens: str) -> list[str]:
+    """Return the command; behind `--` stand the arguments of load.lua."""
     body = CHANGES if operation == "update" else NEW
     return [
         "wrk",
@@ -103,7 +123,7 @@ def wrk(server: Server, operation: str, connections: int, seconds: int) -> list[
         operation,
         str(server.size),
         body,
-        *tokens,
+        tokens,
     ]
 
 

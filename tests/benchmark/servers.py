@@ -23,7 +23,7 @@ TYPICAL = "tests.benchmark.typical:app"
 TOKEN_ONLY = "tests.benchmark.floors:token"
 EMPTY_ROUTE = "tests.benchmark.floors:empty"
 
-Sign = Callable[[str], str]
+Sign = Callable[..., str]  # a token for a user, with further claims
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Server:
     database: str = ""  # its address; empty where there is none
     size: int = 100  # tasks of a user
     sign: Sign = token
+    uses_tokens_once: bool = False
 
     def cpu(self) -> float:
         """Return the seconds of CPU it has used, once it is at rest."""
@@ -97,9 +98,10 @@ class Keys(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def sign(self, user: str) -> str:
+    def sign(self, user: str, **claims: str) -> str:
         return token(
             user,
+            **claims,
             key=self.key,
             algorithm="EdDSA",
             kid="benchmark",

@@ -1,4 +1,9 @@
-"""The same API by the book, after the tutorials of FastAPI and SQLModel, for comparison."""
+"""The same API by the book, after the tutorials of FastAPI and SQLModel, at its best settings.
+
+The settings are those that gained throughput, each measured alone: a connection for each of the 40
+threads in which FastAPI runs such routes, no ping before a connection is used, and no reading of a
+row again after it was written.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -18,7 +23,7 @@ SECRET = os.environ["BETTER_AUTH_SECRET"]
 FRONTEND = os.environ["BETTER_AUTH_URL"]
 URL = os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg2://")
 
-engine = create_engine(URL, pool_pre_ping=True)
+engine = create_engine(URL, pool_size=40, max_overflow=0)
 keys = jwt.PyJWKClient(os.environ["BETTER_AUTH_JWKS_URL"])
 
 Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
@@ -69,11 +74,11 @@ class TaskUpdate(SQLModel):
 
 
 def get_session() -> Iterator[Session]:
-    with Session(engine) as session:
+    with Session(engine, expire_on_commit=False) as session:
         yield session
 
 
-def get_current_user(
+async def get_current_user(
     user_id: str, credentials: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]
 ) -> User:
     encoded = credentials.credentials
@@ -114,7 +119,6 @@ def own_task(session: Session, user: User, task_id: int) -> Task:
 def save(session: Session, task: Task) -> Task:
     session.add(task)
     session.commit()
-    session.refresh(task)
     return task
 
 
