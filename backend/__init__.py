@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     better_auth_issuer: Names = []
     better_auth_audience: Names = []
     # It is logged, so it must hold no user and password.
-    better_auth_jwks_url: Annotated[str, Field(pattern=r"^https?://[^/@\s]+/\S+$")] | None = None
+    better_auth_jwks_url: Annotated[str, Field(pattern=r"^https?://[^@\s]+$")] | None = None
     database_url: Annotated[
         str,
         Field(validation_alias=AliasChoices("NEON_DATABASE_URL", "DATABASE_URL")),

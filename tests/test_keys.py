@@ -206,6 +206,7 @@ def test_a_withdrawn_key_is_good_for_five_minutes_and_one_request(keys, clock):
         keys.keys = [published("ES256")]
         clock.moved += FRESH - 1
         assert await outcome(keys.sign("bob")) == "bob"
+        await jwt.published_keys.reading
         assert len(keys.asked) == 1
         clock.moved += 2
         assert await outcome(keys.sign("cleo")) == "cleo"  # which waits for no reading

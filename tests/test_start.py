@@ -154,7 +154,7 @@ def test_a_file_that_may_not_be_read_is_one_line(read):
         ({}, "", "embedded"),
         ({}, "DATABASE_URL=postgresql://local", "local"),
         ({}, "NEON_DATABASE_URL=postgresql://local", "local"),
-        ({}, "\ufeffDATABASE_URL=x\nNEON_DATABASE_URL=postgresql://local", "local"),
+        ({}, "\ufeffNEON_DATABASE_URL=postgresql://local", "local"),
         ({"DATABASE_URL": "postgresql://real"}, "NEON_DATABASE_URL=postgresql://local", "real"),
         ({"NEON_DATABASE_URL": "postgresql://real"}, "DATABASE_URL=postgresql://local", "real"),
         ({"NEON_DATABASE_URL": "postgresql://real", "DATABASE_URL": "x"}, "", "real"),

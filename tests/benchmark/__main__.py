@@ -20,7 +20,7 @@ from tests.benchmark.scenarios import Benchmark
 from tests.benchmark.servers import serving_keys
 from tests.harness import Postgres, postgres
 
-SCENARIOS = ["operations", "connections", "tokens", "delay", "growth", "workers", "first"]
+SCENARIOS = ["operations", "connections", "tokens", "delay", "growth"]
 SETTINGS = ["server_version", "fsync", "synchronous_commit", "shared_buffers"]
 
 

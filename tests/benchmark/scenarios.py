@@ -1,8 +1,5 @@
 """What is measured, one method for each table."""
 
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -198,28 +195,6 @@ class Benchmark:
         table([title, *COLUMNS], rows)
         self.goals.at_most(0, f"failures at {title}", of_service(runs, "failures"))
 
-    def workers(self) -> None:
-        """Compare two workers with one."""
-        with self.start(SERVICE, "--workers", "2") as two, self.start(SERVICE) as one:
-            runs = {}
-            for name in ("read", "list", "create"):
-                runs[name] = self.meter.measure([two, one], name, CONNECTIONS, seconds=1)
-        rows = [[name, *cells(*pair)] for name, pair in runs.items()]
-        title = f"2 workers / 1 worker, {CONNECTIONS} connections"
-        table([title, *COLUMNS], rows)
-        self.goals.at_least(1, "throughput of 2 workers / 1", times(runs))
-
-    def first(self) -> None:
-        """Time a start with the embedded database until a list is answered."""
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-            shutil.copytree(ROOT / "backend", f"{directory}/backend")
-            shutil.copy(ROOT / ".env", directory)
-            cold = seconds_to_first_answer(directory)
-            warm = median(seconds_to_first_answer(directory) for _ in range(self.meter.rounds))
-        rows = [["new database", f"{cold:.1f}"], ["later", f"{warm:.1f}"]]
-        table(["start to first answer", "seconds"], rows)
-        self.goals.at_most(2.5, "seconds from start to first answer", {"": warm})
-
 
 def times(runs: Pairs) -> dict[str, float]:
     """Return the throughput of the first of each pair, in terms of the second's."""
@@ -246,16 +221,3 @@ def make_user(server: Server, user: str) -> None:
         headers={"Authorization": f"Bearer {token(user)}"},
         timeout=15,
     ).raise_for_status()
-
-
-def seconds_to_first_answer(directory: str) -> float:
-    began = time.monotonic()
-    with running(SERVICE, cwd=Path(directory), NEON_DATABASE_URL="embedded") as server:
-        answer = httpx.get(
-            f"{server.url}/api/ada/tasks",
-            headers={"Authorization": f"Bearer {token()}"},
-            timeout=15,
-        )
-        seconds = time.monotonic() - began
-    answer.raise_for_status()
-    return seconds
