@@ -120,7 +120,7 @@ UPDATE = """
         description = CASE
             WHEN %(has_description)s THEN nullif(%(description)s, '') ELSE description
         END,
-        completed = coalesce(%(completed)s, completed, false),
+        completed = coalesce(%(completed)s, completed),
         updated_at = now()
     WHERE user_id = %(user_id)s AND id = %(task_id)s
     RETURNING id, user_id, title, description, completed, created_at, updated_at
