@@ -27,7 +27,6 @@ TRUSTED = "https://App.example.com/, http://[::1]:8080,,"
 PASSWORD = "hunter2"
 NOWHERE = f"postgresql://ada:{PASSWORD}@127.0.0.1:1/todo"  # where nobody listens
 CHECK = ("-m", "backend.main")
-SERVE = ("-m", "uvicorn", "backend.main:app", "--port", "0")
 MAX_TASK_ID = 2**53 - 1  # what JavaScript counts exactly
 
 
@@ -198,14 +197,6 @@ def started(*command: str, **settings: str) -> Iterator["subprocess.Popen[str]"]
             yield process
         finally:
             process.kill()
-
-
-@contextmanager
-def starting(*options: str, **environment: str) -> Iterator[Service]:
-    """Start the service and do not wait for it; at the end, kill it."""
-    with Service(*options, **environment) as begun:
-        yield begun
-        begun.process.kill()
 
 
 class Proxy:

@@ -166,6 +166,21 @@ def test_down_is_503_and_back_is_served_at_once(behind, proxy, user):
     assert [task["title"] for task in behind.request("GET", "", user).json()] == ["x"]
 
 
+def test_a_server_that_has_become_read_only_is_503_for_writes(behind, database, user):
+    name = behind.database.rpartition("/")[2]
+    setting = f"ALTER DATABASE {name} SET default_transaction_read_only ="
+    try:
+        database.execute(f"{setting} on")
+        database.execute(TERMINATE, name)
+        refused = behind.request("POST", "", user, json={"title": "x"})
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+        assert behind.request("GET", "", user).json() == []
+    finally:
+        database.execute(f"{setting} off")
+        database.execute(TERMINATE, name)
+    assert behind.request("POST", "", user, json={"title": "x"}).status_code == 201
+
+
 def test_times_are_utc_although_the_database_is_elsewhere(api, database, user):
     assert database.execute("SHOW timezone", url=api.database) == [("Asia/Kolkata",)]
     created_at = api.request("POST", "", user, json={"title": "x"}).json()["created_at"]
