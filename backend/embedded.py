@@ -76,8 +76,11 @@ def start(folder: Path) -> dict[str, str]:
             )
             held.extend([keeper, join_or_launch(folder)])
             return parameters(folder)
-    except (RuntimeError, psycopg2.Error, OSError, ImportError) as error:
-        raise SystemExit(f"The PostgreSQL in {folder} cannot run: {error}".strip()) from None
+    except ImportError:
+        raise SystemExit("DATABASE_URL=embedded needs requirements.txt installed.") from None
+    except (RuntimeError, psycopg2.Error, OSError) as error:
+        message = f"The PostgreSQL in {folder} (its log is there) cannot run: {error}"
+        raise SystemExit(message.strip()) from None
 
 
 def join_or_launch(folder: Path) -> Any:

@@ -3,6 +3,8 @@
 import gc
 import logging
 import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend import UnavailableError, settings
 from backend.auth.jwt import ISSUERS, KEYS_URL
-from backend.db import start
+from backend.db import idle, start
 from backend.routes import tasks
 
 MAX_BODY_SIZE = 65536  # bytes
@@ -71,11 +73,19 @@ class App(FastAPI):
         return document
 
 
+@asynccontextmanager
+async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    """Close the connections when the service stops."""
+    yield
+    idle.clear()
+
+
 app = App(
     title="Todo",
     version="1.0.0",
     description=DESCRIPTION,
     generate_unique_id_function=lambda route: route.name,  # the name in generated clients
+    lifespan=lifespan,
     redirect_slashes=False,  # A redirect would go to whatever host the Host header names.
 )
 app.include_router(tasks.router)

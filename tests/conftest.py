@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,12 +23,15 @@ def database() -> Iterator[harness.Postgres]:
 
 
 class RunningService(harness.Service):
-    """A service that runs already, such as one in a container, and its database."""
+    """A service that runs already, such as one in a container, its database, and its log."""
 
     def __init__(self, url: str, database: str) -> None:
         self.url = url
         self.database = database
         self.client = harness.client_of(url)
+
+    def output(self) -> str:
+        return Path(os.environ["TEST_SERVICE_LOG"]).read_text()
 
     def stop(self) -> None:
         self.client.close()
@@ -38,7 +42,7 @@ def api(database: harness.Postgres) -> Iterator[harness.Service]:
     """The service, on a database in another time zone.
 
     TEST_DATABASE_URL names another database, such as one behind a pooler, and TEST_SERVICE_URL a
-    service on it that runs already.
+    service on it that runs already and writes its log to the file of TEST_SERVICE_LOG.
     """
     url = os.environ.get("TEST_DATABASE_URL")
     running = os.environ.get("TEST_SERVICE_URL")

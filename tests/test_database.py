@@ -73,6 +73,13 @@ def wait_for_locks(database: Postgres, url: str, number: int) -> None:
     wait_until(lambda: sessions(database, url)[0] >= number)
 
 
+def end_sessions(database: Postgres, url: str) -> int:
+    """End all sessions of a database, and return how many there were."""
+    [(ended,)] = database.execute(TERMINATE, url.rpartition("/")[2])
+    wait_until(lambda: sessions(database, url)[1] == 0)
+    return ended
+
+
 def read_at_once(api: Service, database: Postgres, user: str) -> list[int]:
     """Read the lists of as many users as there are connections, at once; return the statuses."""
     with ThreadPoolExecutor(POOL) as threads:
@@ -86,9 +93,7 @@ def read_at_once(api: Service, database: Postgres, user: str) -> list[int]:
 
 def test_no_request_fails_after_every_idle_connection_was_terminated(behind, database, user):
     assert read_at_once(behind, database, user) == [200] * POOL
-    name = behind.database.rpartition("/")[2]
-    assert database.execute(TERMINATE, name)[0][0] == POOL
-    wait_until(lambda: sessions(database, behind.database)[1] == 0)
+    assert end_sessions(database, behind.database) == POOL
     assert read_at_once(behind, database, user) == [200] * POOL
     assert behind.request("POST", "", user, json={"title": "x"}).status_code == 201
 
@@ -171,13 +176,13 @@ def test_a_server_that_has_become_read_only_is_503_for_writes(behind, database, 
     setting = f"ALTER DATABASE {name} SET default_transaction_read_only ="
     try:
         database.execute(f"{setting} on")
-        database.execute(TERMINATE, name)
+        end_sessions(database, behind.database)
         refused = behind.request("POST", "", user, json={"title": "x"})
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
         assert behind.request("GET", "", user).json() == []
     finally:
         database.execute(f"{setting} off")
-        database.execute(TERMINATE, name)
+        end_sessions(database, behind.database)
     assert behind.request("POST", "", user, json={"title": "x"}).status_code == 201
 
 

@@ -60,4 +60,4 @@ def test_where_no_folder_can_be_made_is_one_line(tmp_path: Path):
 def test_where_its_packages_are_not_installed_is_one_line(tmp_path: Path):
     clone = Clone(tmp_path / "clone")
     (clone.folder / "filelock.py").write_text("raise ImportError('filelock is missing')")
-    assert "cannot run: filelock is missing" in clone.refusal()
+    assert clone.refusal() == "DATABASE_URL=embedded needs requirements.txt installed.\n"

@@ -1,7 +1,8 @@
-"""What the tests with the real Better Auth start: its server, people there, and a browser."""
+"""The frontend of docs/frontend.md with a real Better Auth, people who use it, and a browser."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -10,15 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from tests.harness import SECRET, free_port
+from tests.harness import ROOT, SECRET, Postgres, Service, free_port, service
 
 DIRECTORY = Path(__file__).parent / "frontend"
 PASSWORD = "correct horse battery staple"
+GUIDE = (ROOT / "docs" / "frontend.md").read_text()
+PLUGIN, SECRET_ROUTE, BOTH = "the jwt plugin", "a shared secret", "both"  # ways to get a token
 
 
 def missing(what: str) -> NoReturn:
@@ -42,127 +44,31 @@ def packages() -> Path:
     return folder
 
 
-class Person:
-    """Somebody with a session at a frontend."""
-
-    def __init__(self, frontend: "Frontend", name: str, email: str) -> None:
-        self.auth = urlsplit(frontend.url).path or "/api/auth"
-        self.client = httpx.Client(
-            base_url=frontend.origin, headers={"Origin": frontend.origin}, timeout=10
-        )
-        self.name, self.email = name, email
-        self.signed_up = self.post("/sign-up/email", name=name, email=email, password=PASSWORD)
-        self.id: str = self.signed_up.json()["user"]["id"]
-
-    def get(self, path: str, **parameters: str) -> httpx.Response:
-        return self._checked(self.client.get(self.auth + path, params=parameters))
-
-    def post(self, path: str, **body: str) -> httpx.Response:
-        return self._checked(self.client.post(self.auth + path, json=body))
-
-    @staticmethod
-    def _checked(response: httpx.Response) -> httpx.Response:
-        assert response.status_code in (200, 302), response.text
-        return response
-
-    def published(self) -> str:
-        """Return an access token of the jwt plugin, signed with the key in use."""
-        return str(self.get("/token").json()["token"])
-
-    def shared(self, **parameters: str) -> str:
-        """Return a token that the frontend's own route signs with the shared secret."""
-        return str(self._checked(self.client.get("/token", params=parameters)).json()["token"])
-
-    def cookie(self, name: str) -> str:
-        """Return the value of one of Better Auth's cookies."""
-        cookies = {cookie.name: cookie.value for cookie in self.client.cookies.jar}
-        return cookies[f"better-auth.{name}"] or ""
-
-    @property
-    def tasks(self) -> str:
-        return f"/api/{self.id}/tasks"
+def blocks(language: str) -> list[str]:
+    """Return the programs in docs/frontend.md that are fenced as this language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
 
 
-class Frontend:
-    """The Node server, with the shared secret of the harness.
-
-    `path` is what its address has behind the origin.
-    """
-
-    def __init__(self, path: str = "", **environment: str) -> None:
-        node = program("node")
-        packages()
-        self.port = free_port()
-        self.origin = f"http://localhost:{self.port}"
-        self.url = self.origin + path
-        settings = {
-            "PORT": str(self.port),
-            "BETTER_AUTH_URL": self.url,
-            "BETTER_AUTH_SECRET": SECRET,
-        } | environment
-        self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - closed by stop()
-        self.process = subprocess.Popen(
-            [node, "server.mjs"],
-            cwd=DIRECTORY,
-            env=os.environ | settings,
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-        )
-        self.people: list[Person] = []
-
-    def wait_until_up(self) -> "Frontend":
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with suppress(httpx.TransportError):
-                self.control()
-                return self
-            time.sleep(0.02)
-        raise AssertionError(f"the frontend does not answer: {Path(self.log.name).read_text()}")
-
-    def stop(self) -> None:
-        for person in self.people:
-            person.client.close()
-        self.process.kill()
-        self.process.wait(10)
-        self.log.close()
-
-    def sign_up(self, name: str = "Zoë Ñandú", email: str = "") -> Person:
-        self.people.append(Person(self, name, email or f"{len(self.people)}@example.com"))
-        return self.people[-1]
-
-    def control(self) -> dict[str, Any]:
-        """Return what the server counted: its `fetches` of the keys, and the tokens it `mailed`."""
-        return dict(httpx.get(f"{self.origin}/control").json())
-
-    @property
-    def fetches(self) -> int:
-        return int(self.control()["fetches"])
-
-    def mailed(self, kind: str) -> str:
-        """Return the token of the last e-mail of this kind."""
-        tokens = [mail["token"] for mail in self.control()["mailed"] if mail["kind"] == kind]
-        return str(tokens[-1])
-
-    def keys(self, mode: str) -> None:
-        """Let the key endpoint be normal, down (503), html, or hanging."""
-        httpx.post(f"{self.origin}/control/keys", params={"mode": mode}).raise_for_status()
-
-    def rotate_keys(self) -> None:
-        """Let the jwt plugin make a new key for its next token; the old one stays published."""
-        httpx.post(f"{self.origin}/control/rotate").raise_for_status()
-
-    def withdraw_keys(self) -> None:
-        """Let the jwt plugin forget its keys."""
-        httpx.post(f"{self.origin}/control/withdraw").raise_for_status()
+def modules(way: str) -> dict[str, str]:
+    """Return the TypeScript of one way by the names of its files, which its first lines say."""
+    found = {block.partition("\n")[0].removeprefix("// "): block for block in blocks("ts")}
+    if way == PLUGIN:
+        del found["app/api/auth/token/route.ts"]
+    if way == SECRET_ROUTE:
+        lines = found["lib/auth.ts"].splitlines(keepends=True)
+        found["lib/auth.ts"] = "".join(line for line in lines if "jwt" not in line)
+    return found
 
 
-@contextmanager
-def frontend(path: str = "", **environment: str) -> Iterator[Frontend]:
-    running = Frontend(path, **environment)
-    try:
-        yield running.wait_until_up()
-    finally:
-        running.stop()
+def write_modules(folder: Path, way: str) -> None:
+    """Make a folder like that of a Next.js app with the modules of docs/frontend.md."""
+    (folder / "node_modules").symlink_to(packages())
+    for name in ("package.json", "tsconfig.json", "page.ts", "server.mjs"):
+        shutil.copy(DIRECTORY / name, folder)
+    for name, text in modules(way).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
 
 def until(happened: Callable[[], bool], seconds: float) -> None:
@@ -173,10 +79,119 @@ def until(happened: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.05)
 
 
-def browse(scenario: str, page: str, argument: str) -> dict[str, Any]:
+class Frontend:
+    """The frontend of docs/frontend.md, served by Node.
+
+    `more` are further `options` of Better Auth, and other options of its plugin `jwt`.
+    """
+
+    def __init__(self, folder: Path, way: str, database: str, **more: Any) -> None:
+        self.port = free_port()
+        self.url = f"http://localhost:{self.port}"
+        self.people: list[Person] = []
+        self.folder = folder
+        settings = {
+            "PORT": str(self.port),
+            "DATABASE_URL": database,
+            "BETTER_AUTH_URL": self.url,
+            "BETTER_AUTH_SECRET": SECRET,
+            "MORE": json.dumps(more),
+        }
+        write_modules(folder, way)
+        if more:
+            (folder / "lib" / "auth.ts").rename(folder / "lib" / "documented.ts")
+            shutil.copy(DIRECTORY / "auth.ts", folder / "lib")
+
+        with (folder / "log").open("w") as log:
+            self.process = subprocess.Popen(
+                [program("node"), "server.mjs"],
+                cwd=folder,
+                env=os.environ | settings,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None, self.log()
+        with suppress(httpx.TransportError):
+            return httpx.get(self.url).is_success
+        return False
+
+    def stop(self) -> None:
+        for person in self.people:
+            person.client.close()
+        self.process.kill()
+        self.process.wait(10)
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def sign_up(self, origin: str = "") -> "Person":
+        """Return somebody new, who uses the frontend at this origin."""
+        self.people.append(Person(origin or self.url, f"{len(self.people)}@example.com"))
+        return self.people[-1]
+
+
+class Person:
+    """Somebody with a session at a frontend."""
+
+    def __init__(self, origin: str, email: str) -> None:
+        self.client = httpx.Client(base_url=origin, headers={"Origin": origin}, timeout=10)
+        self.email = email
+        body = {"email": email, "password": PASSWORD, "name": "Zoë Ñandú"}
+        self.signed_up = self.post("/sign-up/email", body)
+        self.id: str = self.signed_up.json()["user"]["id"]
+
+    def post(self, path: str, body: dict[str, str]) -> httpx.Response:
+        response = self.client.post(f"/api/auth{path}", json=body)
+        assert response.is_success, response.text
+        return response
+
+    def token(self) -> str:
+        return str(self.client.get("/api/auth/token").json()["token"])
+
+    def cookie(self, name: str) -> str:
+        """Return the value of one of Better Auth's cookies."""
+        cookies = {cookie.name: cookie.value for cookie in self.client.cookies.jar}
+        return cookies[f"better-auth.{name}"] or ""
+
+    def ask(
+        self, backend: Service, method: str = "GET", path: str = "", token: str = "", **sent: Any
+    ) -> httpx.Response:
+        """Send a request with this token, or a new one, to this person's tasks."""
+        headers = {"Authorization": f"Bearer {token or self.token()}"}
+        url = f"/api/{self.id}/tasks{path}"
+        return backend.client.request(method, url, headers=headers, **sent)
+
+
+@contextmanager
+def frontend(database: str, way: str = PLUGIN, **more: Any) -> Iterator[Frontend]:
+    with tempfile.TemporaryDirectory() as folder:
+        running = Frontend(Path(folder), way, database, **more)
+        try:
+            until(running.answers, 30)
+            yield running
+        finally:
+            running.stop()
+
+
+@contextmanager
+def together(
+    server: Postgres, way: str = PLUGIN, settings: dict[str, str] | None = None, **more: Any
+) -> Iterator[tuple[Frontend, Service]]:
+    """Start a frontend, and then the service with its address, with one database for both."""
+    url = server.create_database()
+    with (
+        frontend(url, way, **more) as home,
+        service(NEON_DATABASE_URL=url, BETTER_AUTH_URL=home.url, **settings or {}) as backend,
+    ):
+        yield home, backend
+
+
+def browse(scenario: str, page: str, given: object = None) -> dict[str, Any]:
     """Let a headless Chromium do a scenario of browser.mjs on this page; return what it saw."""
     chromium = program("chromium", "chromium-browser", "google-chrome")
-    command = [program("node"), "browser.mjs", scenario, chromium, page, argument]
+    command = [program("node"), "browser.mjs", scenario, chromium, page, json.dumps(given)]
     process = subprocess.Popen(
         command, cwd=DIRECTORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

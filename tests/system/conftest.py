@@ -1,20 +1,41 @@
-"""A frontend with the real Better Auth, and the service that trusts it."""
+"""What several system tests share: a database, a proxy, Better Auth, and the table of faults."""
 
 from collections.abc import Iterator
 
 import pytest
-from better_auth import Frontend, frontend
+from better_auth import Frontend, together
+from load import FaultyProxy
 
-from tests.harness import Postgres, Service, service
-
-
-@pytest.fixture(scope="module")
-def home() -> Iterator[Frontend]:
-    with frontend() as running:
-        yield running
+from tests.harness import Postgres, Service
 
 
 @pytest.fixture(scope="module")
-def backend(home: Frontend, database: Postgres) -> Iterator[Service]:
-    with service(NEON_DATABASE_URL=database.create_database(), BETTER_AUTH_URL=home.url) as running:
+def both(database: Postgres) -> Iterator[tuple[Frontend, Service]]:
+    """A frontend with the real Better Auth, and the service that trusts it."""
+    with together(database) as running:
         yield running
+
+
+@pytest.fixture
+def url(database: Postgres) -> str:
+    """The address of a new database."""
+    return database.create_database()
+
+
+@pytest.fixture
+def faulty(database: Postgres) -> Iterator[FaultyProxy]:
+    """A proxy in front of the database, for one test."""
+    with FaultyProxy(database.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def faults(pytestconfig: pytest.Config) -> Iterator[list[str]]:
+    """The rows of the table of faults, which is printed at the end."""
+    rows = [
+        "| fault | requests | failures | writes without an answer | slowest answer |",
+        "|---|--:|---|---|--:|",
+    ]
+    yield rows
+    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("", *rows, sep="\n")

@@ -3,7 +3,7 @@
 import createClient from "openapi-fetch";
 import type { components, paths } from "./schema.js";
 
-type Task = components["schemas"]["TaskPublic"];
+type Task = components["schemas"]["Task"];
 
 const [baseUrl, user_id, token] = process.argv.slice(2);
 const client = createClient<paths>({ baseUrl, headers: { Authorization: `Bearer ${token}` } });
@@ -24,9 +24,7 @@ const updated = task(
   await client.PUT("/api/{user_id}/tasks/{task_id}", { ...one, body: { title: "Buy oat milk", description: null } }),
 );
 const toggled = task(await client.PATCH("/api/{user_id}/tasks/{task_id}/complete", one));
-const reopened = task(
-  await client.PATCH("/api/{user_id}/tasks/{task_id}/complete", { ...one, body: { completed: false } }),
-);
+const reopened = task(await client.PATCH("/api/{user_id}/tasks/{task_id}/complete", one));
 const { data: pending } = await client.GET("/api/{user_id}/tasks", {
   params: { ...tasks.params, query: { status: "pending", sort: "title" } },
 });
@@ -34,16 +32,5 @@ const { response: deleted } = await client.DELETE("/api/{user_id}/tasks/{task_id
 const { error: gone } = await client.GET("/api/{user_id}/tasks/{task_id}", one);
 const { data: health } = await client.GET("/health");
 
-console.log(
-  JSON.stringify({
-    created,
-    read,
-    updated,
-    toggled,
-    reopened,
-    pending,
-    deleted: deleted.status,
-    gone: gone?.detail,
-    health: health?.status,
-  }),
-);
+const statuses = { deleted: deleted.status, gone: gone?.detail, health: health?.status };
+console.log(JSON.stringify({ created, read, updated, toggled, reopened, pending, ...statuses }));
