@@ -28,7 +28,10 @@ def is_for_others(name: str) -> bool:
     return name.startswith(prefixes) or name.lower().endswith("_proxy")
 
 
-shutil.copytree(ROOT / "backend", COPY / "backend", ignore=shutil.ignore_patterns("__pycache__"))
+for file in (ROOT / "backend").rglob("*.py"):  # without its mode: the clone may be read-only
+    copied = COPY / file.relative_to(ROOT)
+    copied.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, copied)
 atexit.register(shutil.rmtree, COPY, ignore_errors=True)
 sys.path.insert(0, str(COPY))
 environment = environment_of_service(DATABASE_URL="embedded")

@@ -25,32 +25,24 @@ class Clone:
         shutil.copytree(
             ROOT / "backend", folder / "backend", ignore=shutil.ignore_patterns("__pycache__")
         )
-        shutil.copytree(
-            ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__", "system")
-        )
-        shutil.copy(ROOT / ".env", folder)
+        for file in (".env", "tests/user.py"):
+            shutil.copy(ROOT / file, folder)
 
     def give_to(self, user: int) -> None:
         for file in [self.folder, *self.folder.rglob("*")]:
             shutil.chown(file, user, user)
 
-    def begin_start(
-        self, *options: str, prefix: tuple[str, ...] = (), **environment: str
-    ) -> Service:
-        """Return its service, which does not answer yet."""
-        settings = {"NEON_DATABASE_URL": "embedded"} | environment
-        return Service(*options, folder=self.folder, prefix=prefix, **settings)
-
     def start(self, *options: str, prefix: tuple[str, ...] = (), **environment: str) -> Service:
         """Return its service, once it answers."""
-        return self.begin_start(*options, prefix=prefix, **environment).wait_until_up()
+        settings = {"NEON_DATABASE_URL": "embedded"} | environment
+        return Service(*options, folder=self.folder, prefix=prefix, **settings).wait_until_up()
 
     def use(self, prefix: tuple[str, ...] = (), **environment: str) -> "subprocess.Popen[str]":
         """Start a process that uses its PostgreSQL, and nothing else of the service."""
         return subprocess.Popen(
-            [*prefix, sys.executable, "tests/user.py", str(self.folder / ".postgres")],
+            [*prefix, sys.executable, "user.py", str(self.folder / ".postgres")],
             cwd=self.folder,
-            env=environment_of_service(PYTHONPATH=str(self.folder), **environment),
+            env=environment_of_service(**environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -75,13 +67,6 @@ class Clone:
                 place in str(process.info["cwd"])
                 or place in " ".join(process.info["cmdline"] or [])
             )
-        ]
-
-    def keepers(self) -> list[psutil.Process]:
-        return [
-            process
-            for process in self.processes()
-            if "embedded.py" in " ".join(process.info["cmdline"])
         ]
 
     def server(self) -> psutil.Process:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import harness
+from tests import clones, harness
 from tests.keys import KeyServer
 
 
@@ -39,7 +39,7 @@ class RunningService(harness.Service):
 
 @pytest.fixture(scope="session")
 def api(database: harness.Postgres) -> Iterator[harness.Service]:
-    """The service, on a database in another time zone.
+    """The service, on a database in another time zone. Nobody listens where its keys should be.
 
     TEST_DATABASE_URL names another database, such as one behind a pooler, and TEST_SERVICE_URL a
     service on it that runs already and writes its log to the file of TEST_SERVICE_LOG.
@@ -53,7 +53,11 @@ def api(database: harness.Postgres) -> Iterator[harness.Service]:
     if not url:
         url = database.create_database()
         database.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET timezone = 'Asia/Kolkata'")
-    settings = {"NEON_DATABASE_URL": url, "BETTER_AUTH_TRUSTED_ORIGINS": harness.TRUSTED}
+    settings = {
+        "NEON_DATABASE_URL": url,
+        "BETTER_AUTH_TRUSTED_ORIGINS": harness.TRUSTED,
+        "BETTER_AUTH_JWKS_URL": "http://127.0.0.1:1/keys",
+    }
     with harness.service(**settings) as service:
         yield service
 
@@ -89,9 +93,10 @@ BY_THE_BOOK = """
         updated_at TIMESTAMP WITHOUT TIME ZONE NOT NULL,
         priority INTEGER
     );
-    INSERT INTO users VALUES ('eve', 'eve@example.com', 'Eve');
+    INSERT INTO users VALUES ('eve', 'eve@example.com', 'Eve'), ('zoe', 'zoe@example.com', 'Zoe');
     INSERT INTO tasks (user_id, title, created_at, updated_at)
-    VALUES ('eve', 'Hers', '2026-01-02 03:04:05', '2026-01-02 03:04:05.5');
+    VALUES ('eve', 'Hers', '2026-01-02 03:04:05', '2026-01-02 03:04:05.5'),
+           ('zoe', 'Hers', '2026-01-02 03:04:05', '2026-01-02 03:04:05.5');
     ALTER TABLE tasks ADD completed boolean;
 """
 
@@ -102,19 +107,28 @@ def behind(
 ) -> Iterator[harness.Service]:
     """The service behind the proxy, with four connections, on tables of another backend.
 
-    Its frontend publishes keys.
+    Its frontend publishes keys, and may have other names in its tokens. Its address has a path.
     """
     url = database.create_database()
     database.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET timezone = 'Asia/Kolkata'")
     database.execute(BY_THE_BOOK, url=url)
     settings = {
-        "NEON_DATABASE_URL": proxy.address(url),
+        # A name, of which the service has to find an address at which somebody listens.
+        "NEON_DATABASE_URL": proxy.address(url).replace("127.0.0.1", "localhost"),
         "DATABASE_POOL_SIZE": "4",
         "BETTER_AUTH_URL": frontend_keys.url,
         "BETTER_AUTH_TRUSTED_ORIGINS": harness.FRONTEND,
+        "BETTER_AUTH_ISSUER": f"{frontend_keys.url}, My App",
+        "BETTER_AUTH_AUDIENCE": f"{frontend_keys.url} ,you",
     }
-    with harness.service(**settings) as service:
+    with harness.service("--root-path", "/todo", **settings) as service:
         yield service
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> clones.Clone:
+    """A clone in a folder with 150 characters of every kind in its path."""
+    return clones.Clone(tmp_path_factory.mktemp("clones") / f"{clones.ODD_NAME} {'x' * 110}")
 
 
 @pytest.fixture

@@ -97,9 +97,10 @@ def postgres(durable: bool = False) -> Iterator[Postgres]:
                 server.stop("immediate")
 
 
-def client_of(url: str) -> httpx.Client:
+def client_of(url: str, token: str = "") -> httpx.Client:
     """Return a client that loads no certificates, since no service here has one."""
-    return httpx.Client(base_url=url, timeout=15, verify=False, trust_env=False)
+    headers = {"Authorization": f"Bearer {token}"} if token else None
+    return httpx.Client(base_url=url, headers=headers, timeout=15, verify=False, trust_env=False)
 
 
 class Service:
@@ -120,16 +121,9 @@ class Service:
         self.url = f"http://127.0.0.1:{self.port}"
         self.database = environment.get("NEON_DATABASE_URL", "")
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - closed by stop()
+        app = ("backend.main:app", "--port", str(self.port))
         self.process = subprocess.Popen(
-            [
-                *prefix,
-                sys.executable,
-                *program,
-                "backend.main:app",
-                "--port",
-                str(self.port),
-                *options,
-            ],
+            [*prefix, sys.executable, *program, *app, *options],
             cwd=folder,
             start_new_session=True,
             env=environment_of_service(**environment),
@@ -169,10 +163,14 @@ class Service:
             self.log.close()
 
     def request(
-        self, method: str, path: str = "", user: str = "ada", **options: Any
+        self, method: str, path: str = "", user: str = "ada", *, bearer: str = "", **options: Any
     ) -> httpx.Response:
-        """Send a request with a user's token to the user's tasks; `path` follows /tasks."""
-        headers = {"Authorization": f"Bearer {token(user)}"} | options.pop("headers", {})
+        """Send a request with the user's token, or another, to the user's tasks.
+
+        `path` follows /tasks.
+        """
+        authorization = f"Bearer {bearer or token(user)}".encode()
+        headers = {"Authorization": authorization} | options.pop("headers", {})
         return self.client.request(method, f"/api/{user}/tasks{path}", headers=headers, **options)
 
 
@@ -200,7 +198,7 @@ def started(*command: str, **settings: str) -> Iterator["subprocess.Popen[str]"]
 
 
 class Proxy:
-    """A TCP proxy on 127.0.0.1, run by a thread: it counts, delays, cuts, and falls silent."""
+    """A TCP proxy on 127.0.0.1, run by a thread: it counts, delays, cuts, and forgets."""
 
     def __init__(self, target: int, delay: float = 0) -> None:
         self.target = target  # a port of 127.0.0.1
@@ -210,6 +208,7 @@ class Proxy:
         self.connections = 0  # ever accepted
         self.silent = False  # accept, and forward nothing
         self.answers_lost = False  # forward what the client says, and drop the answers
+        self.forgotten: set[asyncio.StreamWriter] = set()
         self.writers: set[asyncio.StreamWriter] = set()
         self.started = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -230,19 +229,19 @@ class Proxy:
 
     def cut(self, reset: bool = False) -> None:
         """Close every connection: with FIN, or with RST."""
-        close_all = self._reset_all if reset else self._close_all
-        self.loop.call_soon_threadsafe(close_all)
+        self.loop.call_soon_threadsafe(self._close_all, reset)
 
-    def _close_all(self) -> None:
+    def _close_all(self, reset: bool) -> None:
         for writer in list(self.writers):
+            if reset:
+                end_with_reset(writer)
             writer.close()
 
-    def _reset_all(self) -> None:
-        linger_for_no_time = struct.pack("ii", 1, 0)
-        for writer in list(self.writers):
-            client = writer.get_extra_info("socket")
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_for_no_time)
-            writer.transport.abort()
+    def forget(self) -> None:
+        """Forget every connection, as a network does: who speaks on one later gets RST."""
+        self.forgotten = set(self.writers)
+        for writer in self.forgotten:
+            end_with_reset(writer)
 
     async def _run(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -295,6 +294,15 @@ class Proxy:
     async def _forward(self, chunk: bytes, sink: asyncio.StreamWriter) -> None:
         if self.delay:
             await asyncio.sleep(self.delay / 2)
+        if sink in self.forgotten:
+            raise ConnectionResetError
         if not self.silent:
             sink.write(chunk)
             await sink.drain()
+
+
+def end_with_reset(writer: asyncio.StreamWriter) -> None:
+    """Let a connection end with RST when it is closed."""
+    linger_for_no_time = struct.pack("ii", 1, 0)
+    client = writer.get_extra_info("socket")
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_for_no_time)

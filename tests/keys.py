@@ -12,12 +12,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from tests.harness import token
 
+RSA_KEY = rsa.generate_private_key(65537, 2048)
 KEYS = {
     "EdDSA": ed25519.Ed25519PrivateKey.generate(),
     "ES256": ec.generate_private_key(ec.SECP256R1()),
     "ES512": ec.generate_private_key(ec.SECP521R1()),
-    "RS256": rsa.generate_private_key(65537, 2048),
-    "PS256": rsa.generate_private_key(65537, 2048),
+    "RS256": RSA_KEY,
+    "PS256": RSA_KEY,
 }
 
 
@@ -54,9 +55,8 @@ class KeyServer(ThreadingHTTPServer):
 
     def sign(self, user: str = "ada", algorithm: str = "EdDSA", **claims: Any) -> str:
         """Return a token of this frontend."""
-        kid = claims.pop("kid", algorithm)
-        names = {"iss": self.url, "aud": self.url}
-        return token(user, key=KEYS[algorithm], algorithm=algorithm, kid=kid, **names | claims)
+        usual = {"key": KEYS.get(algorithm), "kid": algorithm, "iss": self.url, "aud": self.url}
+        return token(user, algorithm=algorithm, **usual | claims)
 
 
 class Answer(BaseHTTPRequestHandler):

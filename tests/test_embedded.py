@@ -1,24 +1,29 @@
 """A clone brings its own PostgreSQL, wherever it lies; what cannot be had is one line."""
 
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import psycopg2
 import pytest
 
-from tests.clones import ODD_NAME, Clone, parameters_of
+from backend import embedded
+from tests.clones import parameters_of
 
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """A clone in a folder with 150 characters of every kind in its path."""
-    return Clone(tmp_path_factory.mktemp("clones") / f"{ODD_NAME} {'x' * 110}")
+# What libpq reads, for another database.
+FOREIGN = {
+    "PGSSLMODE": "require",
+    "PGSERVICE": "x",
+    "PGHOSTADDR": "10.0.0.1",
+    "PGOPTIONS": "-cx=y",
+    "PGTARGETSESSIONATTRS": "standby",
+}
 
 
 @pytest.fixture(scope="module")
 def user(clone):
     """The parameters given to a process that uses the clone's PostgreSQL meanwhile."""
-    with clone.use() as process:
+    with clone.use(**FOREIGN) as process:
         yield parameters_of(process)
 
 
@@ -45,19 +50,16 @@ def test_the_password_is_readable_by_its_owner_only(clone, user):
     assert clone.data.stat().st_mode & 0o777 == 0o700
 
 
-def test_libpqs_variables_for_another_database_do_not_matter(clone, user):
-    foreign = {"PGSSLMODE": "require", "PGSERVICE": "x", "PGHOSTADDR": "10.0.0.1"}
-    with clone.use(**foreign, PGOPTIONS="-cx=y", PGTARGETSESSIONATTRS="standby") as another:
-        assert parameters_of(another) == user
-
-
 def test_where_no_folder_can_be_made_is_one_line(tmp_path: Path):
-    clone = Clone(tmp_path / "clone")
-    (clone.folder / ".postgres").write_text("in the way")
-    assert str(clone.folder / ".postgres") in clone.refusal()
+    folder = tmp_path / ".postgres"
+    folder.write_text("in the way")
+    with pytest.raises(SystemExit) as refusal:
+        embedded.start(folder)
+    assert str(refusal.value).startswith(f"The PostgreSQL in {folder} ")
+    assert "\n" not in str(refusal.value)
 
 
-def test_where_its_packages_are_not_installed_is_one_line(tmp_path: Path):
-    clone = Clone(tmp_path / "clone")
-    (clone.folder / "filelock.py").write_text("raise ImportError('filelock is missing')")
-    assert clone.refusal() == "DATABASE_URL=embedded needs requirements.txt installed.\n"
+def test_where_its_packages_are_not_installed_is_one_line(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "filelock", None)
+    with pytest.raises(SystemExit, match="DATABASE_URL=embedded needs"):
+        embedded.start(tmp_path / ".postgres")

@@ -1,17 +1,20 @@
-"""What is configured is what is used; a mistake is one line that holds no secret; and the stop."""
+"""What is configured is used, and a mistake is one line without secrets; the stop, and the log."""
 
 import os
 import signal
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
+import psycopg2
 import pytest
 
 import backend
+from backend import embedded
 from tests import COPY, environment_of_service
-from tests.harness import FRONTEND, NOWHERE, PASSWORD, ROOT, SECRET, TRUSTED, Proxy, service, token
-from tests.test_database import sessions, wait_until
+from tests.harness import FRONTEND, NOWHERE, PASSWORD, ROOT, SECRET, TRUSTED, token
+from tests.test_database import wait_until
 
 PUBLIC = "public-development-secret-for-the-embedded-database-only"
 SETTINGS = ("NEON_DATABASE_URL", "DATABASE_URL", "BETTER_AUTH_SECRET", "BETTER_AUTH_URL")
@@ -233,74 +236,77 @@ def test_a_start_says_in_one_line_what_is_in_use(api):
     origins = "['http://localhost:3000', 'https://app.example.com', 'http://[::1]:8080']"
     assert line.partition(" INFO ")[2] == (
         f"database 127.0.0.1/{api.database.rpartition('/')[2]}, issuers {origins}, "
-        f"keys http://localhost:3000/api/auth/jwks, origins {origins}"
+        f"keys http://127.0.0.1:1/keys, origins {origins}"
     )
 
 
 def test_the_command_prints_a_token_that_is_good_for_an_hour(api):
     done = run("-m", "backend.auth.jwt", "ada", NEON_DATABASE_URL=NOWHERE)
     assert (done.returncode, done.stdout.count("\n")) == (0, 1)
-    headers = {"Authorization": f"Bearer {done.stdout.strip()}"}
-    assert api.request("GET", headers=headers).status_code == 200
+    assert api.request("GET", bearer=done.stdout.strip()).status_code == 200
 
 
-@pytest.fixture(scope="module")
-def slow_proxy(database):
-    with Proxy(database.port) as proxy:
-        yield proxy
+def test_under_a_path_the_bare_address_leads_to_the_docs_there(behind):
+    assert behind.client.get("/").headers["Location"] == "/todo/docs"
+    assert "'/todo/openapi.json'" in behind.client.get("/docs").text
 
 
-@pytest.fixture(scope="module")
-def configured(database, slow_proxy):
-    """The service below a path, whose frontend names something else than its address in tokens."""
-    settings = {
-        "NEON_DATABASE_URL": slow_proxy.address(database.create_database()),
-        "BETTER_AUTH_ISSUER": "me, My App",
-        "BETTER_AUTH_AUDIENCE": "you",
-    }
-    with service("--root-path", "/todo", **settings) as running:
-        yield running
+WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+CLIENTS = "SELECT pid FROM pg_stat_activity WHERE client_port > 0 AND pid <> pg_backend_pid()"
 
 
-@pytest.mark.parametrize(
-    ("issuer", "audience", "status"),
-    [
-        ("me", "you", 200),
-        ("My App", "you", 200),
-        (None, None, 200),
-        (FRONTEND, "you", 401),
-        ("me", FRONTEND, 401),
-        ("m", "you", 401),
-    ],
-)
-def test_issuer_and_audience_may_be_set(configured, issuer, audience, status):
-    headers = {"Authorization": f"Bearer {token(iss=issuer, aud=audience)}"}
-    assert configured.request("GET", headers=headers).status_code == status
-
-
-def test_under_a_path_the_bare_address_leads_to_the_docs_there(configured):
-    assert configured.client.get("/").headers["Location"] == "/todo/docs"
-    assert "'/todo/openapi.json'" in configured.client.get("/docs").text
-
-
-def test_sigterm_finishes_what_is_in_flight_and_closes_every_connection(
-    configured, slow_proxy, database, user
+def test_a_clone_without_settings_finishes_what_is_in_flight_at_sigterm_and_keeps_it(
+    clone, database, user
 ):
-    answers = []
-    configured.request("GET", "", user)  # which connects
+    text = token(user, key=PUBLIC)
+    with clone.start(prefix=("env", "-i")) as api, ThreadPoolExecutor(1) as threads:
+        assert f" INFO database embedded in {clone.folder}/.postgres, issuers" in api.output()
+        url = "postgresql://{user}:{password}@{host}:{port}".format(
+            **embedded.parameters(clone.folder / ".postgres")
+        )
+        with closing(psycopg2.connect(url)) as holder:
+            holder.cursor().execute("LOCK TABLE tasks")
+            answer = threads.submit(api.request, "POST", "", user, bearer=text, json={"title": "x"})
+            wait_until(lambda: database.execute(WAITING, url=url))
+            api.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: "Shutting down" in api.output())
+        assert answer.result().status_code == 201
+        api.process.wait(10)
+        wait_until(lambda: not database.execute(CLIENTS, url=url))
+        stored = database.execute("SELECT user_id, title FROM tasks", url=url)
+        assert stored == [(user, "x")]
 
-    def create():
-        answers.append(configured.request("POST", "", user, json={"title": "x"}))
 
-    request = threading.Thread(target=create)
-    before = slow_proxy.round_trips
-    slow_proxy.delay = 0.2
-    request.start()
-    wait_until(lambda: slow_proxy.round_trips > before)
-    configured.process.send_signal(signal.SIGTERM)
-    request.join()
-    configured.process.wait(10)
-    url = database.database(configured.database.rpartition("/")[2])
-    assert [answer.status_code for answer in answers] == [201]
-    assert database.execute("SELECT user_id FROM tasks", url=url) == [(user,)]
-    wait_until(lambda: sessions(database, url) == (0, 0))
+def log_since(api, before):
+    """Return what the service has logged since, without uvicorn's lines for requests."""
+    lines = api.output()[before:].splitlines()
+    return [line for line in lines if not line.startswith("INFO: ")]
+
+
+def test_each_change_and_each_refused_token_is_a_line_without_what_users_wrote(api, user):
+    word = "hunter2"
+    before = len(api.output())
+    text = token(user, email=f"{word}@{user}", name=word)
+    sent = {"title": word, "description": word}
+    task = api.request("POST", "", user, bearer=text, json=sent).json()
+    path = f"/{task['id']}"
+    api.request("PUT", path, user, json={"title": f"{word}!"})
+    api.request("PATCH", f"{path}/complete", user)
+    api.request("PATCH", f"{path}/complete", user)
+    api.request("DELETE", path, user)
+    api.request("DELETE", path, user)
+    api.request("GET", f"?status={word}", user)
+    api.request("POST", "", user, json={"title": word * 100})
+    for refused in (word, f"{word}.{word}.x", token(aud=word), token(seconds=-60, name=word)):
+        api.request("GET", "", user, bearer=refused)
+    lines = [line.split(" ", 2)[2] for line in log_since(api, before)]
+    assert lines == [
+        *(
+            f"INFO task {change}: user {user}, task {task['id']}"
+            for change in ("created", "updated", "completed", "reopened", "deleted")
+        ),
+        "WARNING token refused: DecodeError",
+        "WARNING token refused: DecodeError",
+        "WARNING token refused: InvalidAudienceError",
+        "WARNING token refused: ExpiredSignatureError",
+    ]

@@ -35,18 +35,18 @@ def test_times_without_a_zone_are_utc_in_every_answer(behind, database, user):
 
 def test_a_task_whose_completed_is_null_is_pending_until_it_is_completed(behind, database):
     def titles(parameters: str) -> list[str]:
-        return [task["title"] for task in behind.request("GET", parameters, "eve").json()]
+        return [task["title"] for task in behind.request("GET", parameters, "zoe").json()]
 
-    (hers,) = behind.request("GET", "", "eve").json()
+    (hers,) = behind.request("GET", "", "zoe").json()
     path = f"/{hers['id']}"
     assert hers["completed"] is False
-    assert behind.request("GET", path, "eve").json()["completed"] is False
+    assert behind.request("GET", path, "zoe").json()["completed"] is False
     assert titles("?status=all") == titles("?status=pending") == ["Hers"]
     assert titles("?status=completed") == []
-    changed = behind.request("PUT", path, "eve", json={"description": "x"}).json()
+    changed = behind.request("PUT", path, "zoe", json={"description": "x"}).json()
     assert changed["completed"] is False
-    database.execute("UPDATE tasks SET completed = NULL WHERE user_id = 'eve'", url=behind.database)
-    assert behind.request("PATCH", f"{path}/complete", "eve").json()["completed"] is True
+    database.execute("UPDATE tasks SET completed = NULL WHERE user_id = 'zoe'", url=behind.database)
+    assert behind.request("PATCH", f"{path}/complete", "zoe").json()["completed"] is True
     assert titles("?status=completed") == ["Hers"]
 
 

@@ -283,11 +283,6 @@ def test_an_id_that_cannot_be_is_400(api, user, task_id):
         assert "999" not in answer.text
 
 
-@pytest.mark.parametrize("task_id", [2**31, MAX_TASK_ID])
-def test_an_id_that_could_be_is_404(api, user, task_id):
-    assert api.request("GET", f"/{task_id}", user).status_code == 404
-
-
 @pytest.mark.parametrize(
     ("parameters", "rule"),
     [
@@ -347,13 +342,13 @@ def test_a_body_that_no_route_reads_is_not_held_against_anyone(api, user, task):
     [("POST", ""), ("POST", "/"), ("PUT", "/abc"), ("PATCH", "/abc/complete"), ("GET", "?sort=x")],
 )
 def test_401_comes_before_403_before_400(api, method, path):
-    def status(user, **headers):
-        return api.request(method, path, user, headers=headers, json={"title": 5}).status_code
-
-    assert status("ada", Authorization=f"Bearer {token(seconds=-60)}") == 401
-    assert status("bob", Authorization=f"Bearer {token(seconds=-60)}") == 401
-    assert status("bob", Authorization=f"Bearer {token('ada')}") == 403
-    assert status("ada") == 400
+    for text, status in (
+        (token("eve", seconds=-60), 401),
+        (token("eve"), 403),
+        (token("ada"), 400),
+    ):
+        answer = api.request(method, path, bearer=text, json={"title": 5})
+        assert answer.status_code == status
 
 
 def test_json_that_cannot_be_parsed_is_400_and_a_large_body_413_even_without_a_token(api):
@@ -363,8 +358,9 @@ def test_json_that_cannot_be_parsed_is_400_and_a_large_body_413_even_without_a_t
 
 
 def test_400_comes_before_404(api, user):
-    assert api.request("PUT", f"/{MAX_TASK_ID}", user, json={"title": ""}).status_code == 400
-    assert api.request("PUT", f"/{MAX_TASK_ID}", user, json={"title": "x"}).status_code == 404
+    for title, status in (("", 400), ("x", 404)):
+        answer = api.request("PUT", f"/{MAX_TASK_ID}", user, json={"title": title})
+        assert answer.status_code == status
 
 
 @pytest.mark.parametrize(
@@ -374,7 +370,7 @@ def test_400_comes_before_404(api, user):
         (400, "POST", "", {"content": b"{"}),
         (400, "GET", "?status=x", {}),
         (401, "GET", "", {"headers": {"Authorization": ""}}),
-        (403, "GET", "", {"headers": {"Authorization": f"Bearer {token('eve')}"}}),
+        (403, "GET", "", {"bearer": token("eve")}),
         (404, "GET", f"/{MAX_TASK_ID}", {}),
         (404, "GET", "/1/2/3", {}),
         (405, "POST", "/1", {}),
@@ -397,26 +393,6 @@ def test_what_is_nowhere_is_404_without_a_redirect(api, path):
     assert "evil" not in str(answer.headers)
 
 
-@pytest.mark.parametrize(("method", "path", "body"), ROUTES)
-def test_the_frontend_may_send_every_request_with_credentials(api, user, task, method, path, body):
-    path = f"/api/{user}/tasks{path.format(id=task['id'])}"
-    asked = {
-        "Access-Control-Request-Method": method,
-        "Access-Control-Request-Headers": "authorization,content-type",
-    }
-    preflight = api.client.options(path, headers=ORIGIN | asked)
-    assert preflight.status_code == 200
-    assert preflight.headers["Access-Control-Allow-Credentials"] == "true"
-    assert method in preflight.headers["Access-Control-Allow-Methods"]
-    evil = asked | {"Origin": "http://evil.example"}
-    assert api.client.options(path, headers=evil).status_code == 400
-    headers = ORIGIN | {"Authorization": f"Bearer {token(user)}"}
-    answer = api.client.request(method, path, headers=headers, json=body)
-    assert answer.is_success
-    assert answer.headers["Access-Control-Allow-Origin"] == FRONTEND
-    assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After"
-
-
 @pytest.mark.parametrize(
     ("origin", "is_allowed"),
     [
@@ -429,9 +405,20 @@ def test_the_frontend_may_send_every_request_with_credentials(api, user, task, m
         ("null", False),
     ],
 )
-def test_the_trusted_origins_are_allowed_and_no_others(api, origin, is_allowed):
-    answer = api.client.get("/health", headers={"Origin": origin})
+def test_pages_of_the_trusted_origins_may_send_every_request_and_no_others(api, origin, is_allowed):
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+        asked = {
+            "Origin": origin,
+            "Access-Control-Request-Method": method,
+            "Access-Control-Request-Headers": "authorization,content-type",
+        }
+        preflight = api.client.options("/api/ada/tasks", headers=asked)
+        assert preflight.status_code == (200 if is_allowed else 400)
+        assert preflight.headers["Access-Control-Allow-Credentials"] == "true"
+        assert method in preflight.headers["Access-Control-Allow-Methods"]
+    answer = api.request("GET", headers={"Origin": origin})
     assert (answer.headers.get("Access-Control-Allow-Origin") == origin) == is_allowed
+    assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After"
 
 
 def test_the_bare_address_leads_to_the_docs_wherever_the_service_is(api):
@@ -442,38 +429,3 @@ def test_the_bare_address_leads_to_the_docs_wherever_the_service_is(api):
 def test_uptime_monitors_may_send_head(api):
     answer = api.client.head("/health")
     assert (answer.status_code, answer.content) == (200, b"")
-
-
-def log_since(api, before):
-    """Return what the service has logged since, without uvicorn's lines for requests."""
-    lines = api.output()[before:].splitlines()
-    return [line for line in lines if not line.startswith("INFO: ")]
-
-
-def test_each_change_and_each_refused_token_is_a_line_without_what_users_wrote(api, user):
-    word = "hunter2"
-    before = len(api.output())
-    headers = {"Authorization": f"Bearer {token(user, email=f'{word}@{user}', name=word)}"}
-    sent = {"title": word, "description": word}
-    task = api.request("POST", "", user, headers=headers, json=sent).json()
-    path = f"/{task['id']}"
-    api.request("PUT", path, user, json={"title": f"{word}!"})
-    api.request("PATCH", f"{path}/complete", user)
-    api.request("PATCH", f"{path}/complete", user)
-    api.request("DELETE", path, user)
-    api.request("DELETE", path, user)
-    api.request("GET", f"?status={word}", user)
-    api.request("POST", "", user, json={"title": word * 100})
-    for refused in (word, f"{word}.{word}.x", token(aud=word), token(seconds=-60, name=word)):
-        api.request("GET", "", user, headers={"Authorization": f"Bearer {refused}"})
-    lines = [line.split(" ", 2)[2] for line in log_since(api, before)]
-    assert lines == [
-        *(
-            f"INFO task {change}: user {user}, task {task['id']}"
-            for change in ("created", "updated", "completed", "reopened", "deleted")
-        ),
-        "WARNING token refused: DecodeError",
-        "WARNING token refused: DecodeError",
-        "WARNING token refused: InvalidAudienceError",
-        "WARNING token refused: ExpiredSignatureError",
-    ]

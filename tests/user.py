@@ -1,4 +1,4 @@
-"""A process that uses an embedded PostgreSQL as the service does: `python tests/user.py FOLDER`.
+"""A process that uses an embedded PostgreSQL as the service does: `python user.py FOLDER`.
 
 It prints libpq's parameters. For each line of its input it forks a child that ends at once.
 """

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.harness import FRONTEND, ROOT, environment_of_service, free_port, token
 
 SERVICE = "backend.main:app"
-TYPICAL = "tests.benchmark.typical:app"
-TOKEN_ONLY = "tests.benchmark.floors:token"
-EMPTY_ROUTE = "tests.benchmark.floors:empty"
+TYPICAL = "typical:app"
+TOKEN_ONLY = "floors:token"
+EMPTY_ROUTE = "floors:empty"
 
 Sign = Callable[..., str]  # a token for a user, with further claims
 
@@ -139,7 +139,7 @@ def running(app: str, *options: str, cwd: Path = ROOT, **environment: str) -> It
     with tempfile.TemporaryFile("w+") as log:
         process = psutil.Popen(
             [*command, *quiet, *options],
-            cwd=cwd,
+            cwd=cwd if app == SERVICE else Path(__file__).parent,
             env=environment_of_service(**environment),
             stdout=log,
             stderr=log,
