@@ -86,6 +86,7 @@ class Settings(BaseSettings):
     )
 
     # 32 bytes are what HS256 wants (RFC 7518, section 3.2). Files and commands end in a line break.
+    # It stands before the database, whose check needs it.
     better_auth_secret: Annotated[str, StringConstraints(min_length=32, strip_whitespace=True)]
     better_auth_url: Origin
     better_auth_trusted_origins: Annotated[list[Origin], NoDecode, BeforeValidator(split_list)] = []

@@ -130,7 +130,7 @@ async def wait_for_answer(connection: extensions.connection) -> None:
             else:
                 await anyio.wait_writable(connection.fileno())
     except psycopg2.Error:
-        raise
+        raise  # This is the whole answer, so the connection is of further use, if it is open.
     except BaseException:
         connection.close()  # The answer may still arrive, and must not be taken for another's.
         raise
@@ -177,6 +177,7 @@ def read_utc_time(value: str | None, cursor: Any) -> Any:
     return extensions.string_types[1184](value and f"{value}+00", cursor)
 
 
-# What tables that others made may hold, by PostgreSQL's numbers of types.
+# What tables that others made may hold: `timestamp` (1114; 1184 is `timestamptz`), and NULL in a
+# `boolean` (16).
 UTC_TIME = extensions.new_type((1114,), "UTC_TIME", read_utc_time)
 BOOLEAN = extensions.new_type((16,), "BOOLEAN", lambda value, _cursor: value == "t")  # NULL: false

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 class BodyLimitMiddleware:
     """Refuse a body that is too large with 413 when a route reads it, and so before it acts.
 
+    FastAPI answers an HTTPException that `receive` raises as one that the route raises.
+
     FastAPI's own max_body_size (0.165) carries out a DELETE with a large body, and then answers
     413, in plain text and without CORS headers.
     """

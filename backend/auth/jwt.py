@@ -18,8 +18,9 @@ MAX_REMEMBERED_TOKENS = 2048
 # Seconds.
 LEEWAY = 30  # Clocks may differ by so much.
 REMEMBERED_FOR = 60  # A genuine token is not checked again for so long.
-KEYS_FRESH = 300  # The published keys are read again after so long,
-KEYS_RETRY = 10  # or, for a key that is unknown, after so long.
+# The published keys are read again so long after the last attempt, whether it succeeded or not.
+KEYS_FRESH = 300  # for a key that is known
+KEYS_RETRY = 10  # for a key that is unknown
 KEYS_TIMEOUT = 2
 
 # Who may have made a token, and for whom.
@@ -86,7 +87,7 @@ async def decode(token: str) -> dict[str, Any]:
         options={"require": ["exp", "sub"], "verify_iss": False, "verify_aud": False},
         leeway=LEEWAY,
     )
-    # A token that is signed with the secret need not say who made it and for whom.
+    # A token that is signed with the secret may leave out who made it and for whom.
     if claims.get("iss", ISSUERS[0]) not in ISSUERS:
         raise jwt.InvalidIssuerError
     audience = claims.get("aud", AUDIENCES)
@@ -98,7 +99,10 @@ async def decode(token: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def read_header(segment: str) -> dict[str, Any]:
-    """Return what a token's first part says, unverified. All tokens of one key have the same."""
+    """Return what a token's first part says, unverified.
+
+    All tokens of one key have the same, so that a new token is parsed only once, by jwt.decode.
+    """
     return jwt.get_unverified_header(f"{segment}..")
 
 
@@ -117,8 +121,9 @@ class PublishedKeys:
     def __init__(self) -> None:
         self.client = httpx.AsyncClient(headers={"User-Agent": "todo-backend"})
         self.keys: dict[str | None, jwt.PyJWK] = {}  # by their ids
-        self.reading: asyncio.Task[bool]  # the last attempt, which may be over
-        self.tried_at = float("-inf")  # when it began, on the monotonic clock
+        # The last attempt, its result when it is over, and when it began on the monotonic clock.
+        self.reading: asyncio.Task[bool]
+        self.tried_at = float("-inf")
 
     async def find(self, kid: str | None) -> jwt.PyJWK:
         """Return the key with this id; only if it is unknown, wait for a reading.

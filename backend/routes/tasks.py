@@ -45,7 +45,8 @@ def answer(content: Row | list[Row], status_code: int = 200) -> Response:
     return Response(to_json(content), status_code, media_type="application/json")
 
 
-# NULL, which a column that was added later may hold, counts as pending.
+# A list has the completed tasks, the pending ones, or both. NULL, which a column that was added
+# later may hold, counts as pending.
 OWN_TASKS = select(Task).where(
     Task.user_id == bindparam("user_id"),
     case((col(Task.completed), bindparam("with_completed")), else_=bindparam("with_pending")),
@@ -171,6 +172,6 @@ async def delete_task(user: CurrentUser, task_id: TaskId) -> None:
     logger.info("task deleted: user %s, task %d", user.id, task_id)
 
 
-# Some clients put a slash at the end. These stand last, for a request is matched route by route.
+# Some clients put a slash at the end. These stand last because requests try route after route.
 router.add_api_route("/", list_tasks, include_in_schema=False)
 router.add_api_route("/", create_task, methods=["POST"], include_in_schema=False)
