@@ -79,7 +79,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_file=(ROOT / ".env", ROOT / ".env.local"),
-        env_file_encoding="utf-8-sig",  # Windows begins files with a byte order mark.
         env_ignore_empty=True,
         extra="ignore",
         validate_default=False,
