@@ -31,7 +31,9 @@ LOCAL_SETTINGS = (
 )
 CONNECTION_DEFAULTS = {
     "connect_timeout": "4",  # seconds, at the start only
-    "tcp_user_timeout": "1500",  # milliseconds; then libpq tries the host's next address (on Linux)
+    # Milliseconds, on Linux. A server that does not acknowledge what was sent for so long is given
+    # up, and while connecting, libpq tries the host's next address.
+    "tcp_user_timeout": "1500",
     "keepalives_idle": "60",  # seconds; so no network forgets a connection
     "client_encoding": "utf8",
 }
@@ -78,7 +80,7 @@ async def run_statement(statement: str, values: dict[str, Any]) -> list[Row]:
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     finally:
         if connection.closed:
-            idle.clear()  # What ended this one has probably ended the others. This closes them.
+            idle.clear()  # The server or the network has failed, so the others are closed as well.
         else:
             idle.append(connection)
 

@@ -1,8 +1,9 @@
-"""The same API by the book, after the tutorials of FastAPI and SQLModel, at its best settings.
+"""The same API by the book, after the tutorials of FastAPI and SQLModel, with good settings.
 
 The settings are those that gained throughput, each measured alone: a connection for each of the 40
 threads in which FastAPI runs such routes, no ping before a connection is used, and no reading of a
-row again after it was written.
+row again after it was written. It is not the fastest form by the book: with a session opened in
+each route, and not by a dependency, its throughput was 1.25 to 1.37 times as much, but for lists.
 """
 
 import os
