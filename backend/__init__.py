@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).parent.parent
 PUBLIC_MARK = "public-development-secret"  # stands in the secret that .env sets
 # The scheme, maybe with a driver; the rest; and the end of quotes or a command around it. libpq
 # would take a part of a password with @ or / in it for the host, and show it in errors.
@@ -41,8 +41,8 @@ def check_database(address: str, settings: ValidationInfo) -> str:
     People paste it with another driver's name (postgresql+asyncpg://...), in quotes, or within a
     command (psql 'postgresql://...').
     """
-    if address.strip() == "embedded":
-        return "embedded"
+    if address == "embedded":
+        return address
     found = DATABASE_URL.search(address)
     url = f"postgresql://{found['rest']}" if found else "no address"
     try:

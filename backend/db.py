@@ -111,7 +111,7 @@ async def connect() -> extensions.connection:
     addresses = {}
     if re.fullmatch("[^/,]+", host):  # no socket and no list of hosts, which are left to libpq
         found = await anyio.getaddrinfo(host, None, type=SOCK_STREAM)  # libpq's own would block.
-        hostaddr = ",".join(str(address[0]) for *_, address in found)
+        hostaddr = ",".join(address[0] for *_, address in found)
         addresses = {"hostaddr": hostaddr, "host": ",".join([host] * len(found))}
     connection = psycopg2.connect(**(parameters | addresses), async_=True)
     await wait_for_answer(connection)
@@ -148,8 +148,9 @@ def start() -> str:
 
     Raise SystemExit with one line if the database does not answer or its tables do not fit.
     """
-    extensions.register_type(UTC_TIME)
-    extensions.register_type(BOOLEAN)
+    # These numbers are PostgreSQL's for the types timestamp, timestamptz and boolean.
+    extensions.register_type(extensions.new_type((1114, 1184), "TIME", read_time))
+    extensions.register_type(extensions.new_type((16,), "BOOLEAN", read_boolean))
     if settings.database_url == "embedded":
         database = embedded.start(EMBEDDED)
         name = f"embedded in {EMBEDDED}"
@@ -174,12 +175,11 @@ def start() -> str:
     return name
 
 
-def read_utc_time(value: str | None, cursor: Any) -> Any:
-    """Read a time without a zone as UTC."""
-    return extensions.string_types[1184](value and f"{value}+00", cursor)
+def read_time(value: str | None, _cursor: Any) -> str | None:
+    """Return a time as JSON has it (RFC 3339, section 5.6); one without a zone counts as UTC."""
+    return value and value.removesuffix("+00").replace(" ", "T") + "Z"
 
 
-# What tables that others made may hold: `timestamp` (1114; 1184 is `timestamptz`), and NULL in a
-# `boolean` (16).
-UTC_TIME = extensions.new_type((1114,), "UTC_TIME", read_utc_time)
-BOOLEAN = extensions.new_type((16,), "BOOLEAN", lambda value, _cursor: value == "t")  # NULL: false
+def read_boolean(value: str | None, _cursor: Any) -> bool:
+    """Return a boolean; NULL, which tables that others made may have in `completed`, is false."""
+    return value == "t"

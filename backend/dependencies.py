@@ -10,7 +10,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from backend.auth.jwt import MAX_TOKEN_LENGTH, Identity, verify
 
 logger = logging.getLogger(__name__)
-bearer = HTTPBearer(bearerFormat="JWT", auto_error=False)
+bearer = HTTPBearer(auto_error=False)
+CHALLENGE = {"WWW-Authenticate": "Bearer"}  # what a 401 must have (RFC 6750, section 3)
 
 
 async def get_current_user(
@@ -22,13 +23,14 @@ async def get_current_user(
     UnavailableError if the signing keys are away.
     """
     if credentials is None:
-        raise refusal("Send a token in the header Authorization, as Bearer <token>.")
+        detail = "Send a token in the header Authorization, as Bearer <token>."
+        raise HTTPException(401, detail, CHALLENGE)
     token = credentials.credentials
     try:
         user = await verify(token)
     except jwt.PyJWTError as error:
         logger.warning("token refused: %s", type(error).__name__)
-        raise refusal(explain(error, token)) from None
+        raise HTTPException(401, explain(error, token), CHALLENGE) from None
     if user_id != user.id:
         raise HTTPException(403, "The token is another user's.")
     return user
@@ -43,11 +45,6 @@ def explain(error: jwt.PyJWTError, token: str) -> str:
     if token.count(".") != 2:
         return "The token is not a JWT; authClient.token() of Better Auth's jwt plugin gives one."
     return "The token is invalid."
-
-
-def refusal(detail: str) -> HTTPException:
-    """Return a 401, with the header that RFC 6750, section 3 asks for."""
-    return HTTPException(401, detail, headers={"WWW-Authenticate": "Bearer"})
 
 
 CurrentUser = Annotated[Identity, Depends(get_current_user)]

@@ -19,7 +19,6 @@ from typing import Any
 import psycopg2
 
 GRACE = 2  # seconds that a service may take to come back, as it does with --reload
-COUNT_SERVICES = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'todo service'"
 INITDB_OPTIONS = (
     "--username=postgres",
     "--encoding=UTF8",
@@ -29,10 +28,6 @@ INITDB_OPTIONS = (
     "--set=listen_addresses=127.0.0.1",
     "--set=unix_socket_directories=",
     "--set=max_connections=300",
-)
-PASSWORD_OPTIONS = (
-    "--auth=scram-sha-256",
-    "--pwfile=../password",
 )
 # PostgreSQL refuses to run as root. The user nobody owns its data, and may still enter any folder:
 # without no_setuid_fixup, access(2) would ask for the rights of nobody alone.
@@ -47,7 +42,6 @@ AS_NOBODY = (
     "--inh-caps=+dac_override",
     "--ambient-caps=+dac_override",
 )
-NO_WINDOW = 0x08000000 if sys.platform == "win32" else 0  # Ctrl-C reaches all of a window.
 
 # The keeper and the connection of this process. Nothing closes them: a forked child must not.
 held: list[object] = []
@@ -72,7 +66,6 @@ def start(folder: Path) -> dict[str, str]:
                 stdout=DEVNULL,
                 stderr=DEVNULL,
                 start_new_session=True,  # Neither Ctrl-C nor a closed terminal ends it.
-                creationflags=NO_WINDOW,
             )
             held.extend([keeper, join_or_launch(folder)])
             return parameters(folder)
@@ -93,7 +86,7 @@ def join_or_launch(folder: Path) -> Any:
             password = folder / "password"
             password.touch(mode=0o600)
             password.write_text(secrets.token_urlsafe())
-            initialize(data, *PASSWORD_OPTIONS)
+            initialize(data, "--auth=scram-sha-256", "--pwfile=../password")
         launch(data, free_port())
         return psycopg2.connect(**parameters(folder))
 
@@ -119,7 +112,9 @@ def keep(folder: Path) -> None:
     time.sleep(GRACE)
     with FileLock(folder / "lock"):
         cursor = psycopg2.connect(**parameters(folder)).cursor()
-        cursor.execute(COUNT_SERVICES)
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'todo service'"
+        )
         if cursor.fetchone() == (1,):  # this one
             run(folder / "data", "pg_ctl", "stop")
 
@@ -157,14 +152,7 @@ def run(data: Path, program: str, *options: str) -> None:
     command = [f"{programs}/{program}", "--pgdata=.", *options]
     if IS_ROOT:
         command = [*AS_NOBODY, *command]
-    done = subprocess.run(
-        command,
-        cwd=data,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        creationflags=NO_WINDOW,
-    )
+    done = subprocess.run(command, cwd=data, capture_output=True, text=True, errors="replace")
     if done.returncode != 0:
         raise RuntimeError(" ".join(done.stderr.split()))
 

@@ -3,10 +3,7 @@
 import gc
 import logging
 import traceback
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg2
 from fastapi import FastAPI, HTTPException, Request
@@ -17,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend import UnavailableError, settings
 from backend.auth.jwt import ISSUERS, KEYS_URL
-from backend.db import idle, start
+from backend.db import start
 from backend.routes import tasks
 
 MAX_BODY_SIZE = 65536  # bytes
@@ -61,33 +58,11 @@ class BodyLimitMiddleware:
         await self.app(scope, receive_within_limit, send)
 
 
-class App(FastAPI):
-    """FastAPI, but its document does not name 422: `refuse_input` answers 400 instead."""
-
-    def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document."""
-        document = super().openapi()
-        for operations in document["paths"].values():
-            for operation in operations.values():
-                operation["responses"].pop("422", None)
-        for name in ("HTTPValidationError", "ValidationError"):
-            document["components"]["schemas"].pop(name, None)
-        return document
-
-
-@asynccontextmanager
-async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    """Close the connections when the service stops."""
-    yield
-    idle.clear()
-
-
-app = App(
+app = FastAPI(
     title="Todo",
     version="1.0.0",
     description=DESCRIPTION,
     generate_unique_id_function=lambda route: route.name,  # the name in generated clients
-    lifespan=lifespan,
     redirect_slashes=False,  # A redirect would go to whatever host the Host header names.
 )
 app.include_router(tasks.router)
@@ -114,8 +89,9 @@ async def refuse_input(_request: Request, error: RequestValidationError) -> JSON
 @app.exception_handler(UnavailableError)
 async def unavailable(_request: Request, _error: UnavailableError) -> JSONResponse:
     """Answer 503 to a failure that may be over soon."""
-    detail = "The database or the sign-in keys are unavailable."
-    return JSONResponse({"detail": detail}, 503, {"Retry-After": "5"})
+    return JSONResponse(
+        {"detail": "The database or the sign-in keys are unavailable."}, 503, {"Retry-After": "5"}
+    )
 
 
 @app.exception_handler(psycopg2.Error)
@@ -146,6 +122,15 @@ async def health() -> dict[str, str]:
 @app.get("/", include_in_schema=False)
 async def root(request: Request) -> RedirectResponse:
     return RedirectResponse(f"{request.scope['root_path']}/docs")
+
+
+# FastAPI keeps this OpenAPI document. It names 422, for which `refuse_input` answers 400.
+document = app.openapi()
+for operations in document["paths"].values():
+    for operation in operations.values():
+        operation["responses"].pop("422", None)
+schemas = document["components"]["schemas"]
+del schemas["HTTPValidationError"], schemas["ValidationError"]
 
 
 # The start. It stands here and not in `lifespan`, whose failure would be a traceback. So a mistake

@@ -66,13 +66,13 @@ def test_each_route_asks_for_the_current_user(route):
     assert route.path.startswith("/api/{user_id}/tasks")
 
 
-@pytest.mark.parametrize(
-    "name", ["LIST", "LIST_BY_TITLE", "READ", "CREATE", "UPDATE", "TOGGLE", "DELETE"]
-)
-def test_each_statement_names_the_owner(name):
-    statement = getattr(tasks, name)
+STATEMENTS = [*tasks.LIST.values(), tasks.READ, tasks.UPDATE, tasks.TOGGLE, tasks.DELETE]
+
+
+@pytest.mark.parametrize("statement", [*STATEMENTS, tasks.CREATE])
+def test_each_statement_names_the_owner(statement):
     assert "user_id = %(user_id)s" in statement
-    assert " OR " not in statement
+    assert " OR " not in statement.partition(" AND (")[0]
 
 
 def encoded(content: bytes) -> str:

@@ -130,11 +130,14 @@ class PublishedKeys:
 
         Raise InvalidKeyError if there is none, and UnavailableError if nobody can say.
         """
-        patience = KEYS_FRESH if kid in self.keys else KEYS_RETRY
-        if time.monotonic() - self.tried_at > patience:
+        good_for = KEYS_FRESH if kid in self.keys else KEYS_RETRY
+        if time.monotonic() > self.tried_at + good_for:
             self.tried_at = time.monotonic()
             self.reading = asyncio.create_task(self.read())
-        if kid not in self.keys and not await asyncio.shield(self.reading):
+        if kid in self.keys:
+            return self.keys[kid]
+        # A request that is cancelled stops waiting; the shield keeps the reading for the others.
+        if not await asyncio.shield(self.reading):
             raise UnavailableError
         if kid not in self.keys:
             raise jwt.InvalidKeyError
@@ -158,9 +161,9 @@ published_keys = PublishedKeys()
 
 def main() -> None:
     """Print a token for a user, signed with the secret and valid for an hour."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser()
     parser.add_argument("user_id")
-    claims = {"sub": parser.parse_args().user_id, "exp": int(time.time()) + 3600}
+    claims = {"sub": parser.parse_args().user_id, "exp": time.time() + 3600}
     print(jwt.encode(claims, settings.better_auth_secret))
 
 

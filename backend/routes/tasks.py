@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Response
 from pydantic_core import to_json
-from sqlalchemy import bindparam, case, func
+from sqlalchemy import bindparam, func, or_
 from sqlmodel import col, select
 
 from backend.db import Row, compile_sql, fetch
@@ -45,14 +45,19 @@ def answer(content: Row | list[Row], status_code: int = 200) -> Response:
     return Response(to_json(content), status_code, media_type="application/json")
 
 
-# A list has the completed tasks, the pending ones, or both. NULL, which a column that was added
-# later may hold, counts as pending.
+# The parameter `completed` is NULL for all tasks. A task whose own is NULL, as in a column that was
+# added later, is pending.
 OWN_TASKS = select(Task).where(
     Task.user_id == bindparam("user_id"),
-    case((col(Task.completed), bindparam("with_completed")), else_=bindparam("with_pending")),
+    or_(
+        bindparam("completed").is_(None),
+        bindparam("completed") == col(Task.completed).is_(True),
+    ),
 )
-LIST = compile_sql(OWN_TASKS.order_by(col(Task.id).desc()))
-LIST_BY_TITLE = compile_sql(OWN_TASKS.order_by(func.lower(Task.title), col(Task.id).desc()))
+LIST = {
+    "created": compile_sql(OWN_TASKS.order_by(col(Task.id).desc())),
+    "title": compile_sql(OWN_TASKS.order_by(func.lower(Task.title), col(Task.id).desc())),
+}
 
 
 @router.get("", response_model=list[Task])
@@ -63,10 +68,9 @@ async def list_tasks(
 ) -> Response:
     """The user's own tasks as a bare array, newest first, or by title from A to Z."""
     rows = await fetch(
-        LIST_BY_TITLE if sort == "title" else LIST,
+        LIST[sort],
         user_id=user.id,
-        with_completed=status != "pending",
-        with_pending=status != "completed",
+        completed={"all": None, "pending": False, "completed": True}[status],
     )
     return answer(rows)
 

@@ -2,8 +2,8 @@
 
 The settings are those that gained throughput, each measured alone: a connection for each of the 40
 threads in which FastAPI runs such routes, no ping before a connection is used, and no reading of a
-row again after it was written. Each route opens its session, which SQLModel's tutorial teaches, too:
-a session by dependency costs further turns in threads.
+row again after it was written. Each route opens its session: one by dependency costs further turns
+in threads.
 """
 
 import os
