@@ -12,18 +12,25 @@ SELECT (jsonb_populate_record(model, jsonb_build_object('id', new_id))).*
 FROM users AS model, unnest(%(ids)s) AS new_id
 WHERE model.id = %(model)s
 """
-# The ids are given, for a second worker that starts meanwhile may take one of the sequence's.
-ADD_TASKS = """
-INSERT INTO tasks (id, user_id, title, description, completed, created_at, updated_at)
-SELECT n, 'u' || (n - 1) / %(size)s + 1, 'Task', 'Milk, eggs and bread', false, now(), now()
+COLUMNS = "user_id, title, description, completed, created_at, updated_at"
+TASK = "'Task', 'Milk, eggs and bread', false, now(), now()"  # what follows user_id
+# The ids are given where load.lua must know them.
+ADD_TASKS = f"""
+INSERT INTO tasks (id, {COLUMNS})
+SELECT n, 'u' || (n - 1) / %(size)s + 1, {TASK}
 FROM generate_series(1, %(users)s * %(size)s) AS n
 """
 SET_SEQUENCE = "SELECT setval(pg_get_serial_sequence('tasks', 'id'), %(users)s * %(size)s + 1)"
+ADD_TASKS_OF_WRITERS = f"""
+INSERT INTO tasks (id, {COLUMNS})
+SELECT 1000000000 + n, 'w' || mod(n, %(users)s) + 1, {TASK}
+FROM generate_series(0, %(count)s - 1) AS n
+"""
 # As a replica PostgreSQL runs no triggers, so that each row costs no look at the foreign key.
-ADD_CROWD = """
+ADD_CROWD = f"""
 SET session_replication_role = replica;
-INSERT INTO tasks (user_id, title, description, completed, created_at, updated_at)
-SELECT 'other' || mod(n, %(others)s), 'Task', 'Milk, eggs and bread', false, now(), now()
+INSERT INTO tasks ({COLUMNS})
+SELECT 'other' || mod(n, %(others)s), {TASK}
 FROM generate_series(1, %(rows)s) AS n
 """
 INDEXES = """
@@ -35,10 +42,8 @@ WHERE indrelid = 'tasks'::regclass AND NOT indisprimary
 
 def seed(database: Postgres, url: str, model: str, size: int) -> None:
     """Give each of the users u1, u2, ... `size` tasks, with ids from 1 up."""
-    keepers = [f"u{n}" for n in range(1, USERS + 1)]
-    writers = [f"w{n}" for n in range(1, USERS + 1)]
-    others = [f"other{n}" for n in range(OTHERS)]
-    ids = keepers + writers + others
+    ids = [f"{kind}{n}" for kind in "uw" for n in range(1, USERS + 1)]
+    ids += [f"other{n}" for n in range(OTHERS)]
     database.execute("TRUNCATE tasks RESTART IDENTITY", url=url)
     database.execute(COPY_USER, url=url, ids=ids, model=model)
     database.execute(ADD_TASKS, url=url, users=USERS, size=size)
@@ -57,7 +62,8 @@ def add_crowd(database: Postgres, url: str, rows: int) -> None:
     database.execute("VACUUM ANALYZE", url=url)
 
 
-def forget_new_tasks(database: Postgres, url: str) -> None:
-    """Delete the tasks of w1, w2, ..., so that each round of writing begins alike."""
+def renew_tasks_of_writers(database: Postgres, url: str, count: int) -> None:
+    """Leave w1, w2, ... `count` tasks in all, so that each round begins alike."""
     database.execute("DELETE FROM tasks WHERE starts_with(user_id, 'w')", url=url)
+    database.execute(ADD_TASKS_OF_WRITERS, url=url, users=USERS, count=count)
     database.execute("VACUUM ANALYZE tasks", url=url)

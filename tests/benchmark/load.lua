@@ -1,73 +1,50 @@
--- What wrk sends: one operation, each request for the next user and a task of that user at random.
--- Arguments: the operation, the tasks of a user, a body, and a file with a token on each line, for
--- the users 1 to 50 in turns. The tokens are used one after another, and then again.
+-- What wrk sends: one operation, each request for the next of 50 users.
+-- Arguments: the operation, the tasks of a user, and a file with a token on each line, for the users
+-- 1 to 50 in turns. The tokens are sent one after another, and then again: 50 are sent many times,
+-- and as many as there are requests are sent once each.
 -- Users u1, u2, ... keep their tasks, whose ids go up from 1; the tasks of w1, w2, ... come and go.
 
-local operation, size, body
-local users = 50
+local USERS = 50
+local FIRST_OF_WRITERS = 1000000000 -- the id of the first task to delete; data.py makes them
+local NEW = '{"title": "Buy groceries", "description": "Milk, eggs and bread"}'
+local CHANGES = '{"title": "Buy groceries today", "completed": true}'
+
+local operation, size
 local tokens = {}
-local turn = 0 -- of the token that was used last
-local made = {} -- "user id" of each task that may be deleted
+local sent = 0
 
 function init(args)
   operation = args[1]
   size = tonumber(args[2])
-  body = args[3]
-  for line in io.lines(args[4]) do
+  for line in io.lines(args[3]) do
     table.insert(tokens, line)
   end
   math.randomseed(os.time())
-  if operation ~= "delete" then
-    response = nil -- wrk would parse each answer for it
-  end
-end
-
-local function headers(token)
-  return {
-    ["Authorization"] = "Bearer " .. tokens[token],
-    ["Content-Type"] = "application/json",
-  }
-end
-
-local function create(user)
-  return wrk.format("POST", "/api/w" .. user .. "/tasks", headers(turn), body)
-end
-
--- Every other request is a POST, since only what was made can be deleted.
-local function delete_or_create(user)
-  if #made == 0 then
-    return create(user)
-  end
-  local owner, id = table.remove(made):match("(%d+) (%d+)")
-  local path = "/api/w" .. owner .. "/tasks/" .. id
-  return wrk.format("DELETE", path, headers(tonumber(owner)))
 end
 
 function request()
-  turn = turn % #tokens + 1
-  local user = (turn - 1) % users + 1
+  local headers = {
+    ["Authorization"] = "Bearer " .. tokens[sent % #tokens + 1],
+    ["Content-Type"] = "application/json",
+  }
+  local user = sent % USERS + 1
   local list = "/api/u" .. user .. "/tasks"
-  local task = list .. "/" .. ((user - 1) * size + math.random(size))
-  if operation == "create" then
-    return create(user)
-  elseif operation == "delete" then
-    return delete_or_create(user)
+  local task = list .. "/" .. (user - 1) * size + math.random(size)
+  local list_of_writer = "/api/w" .. user .. "/tasks"
+  local task_of_writer = list_of_writer .. "/" .. FIRST_OF_WRITERS + sent
+  sent = sent + 1
+  if operation == "read" then
+    return wrk.format("GET", task, headers)
   elseif operation == "list" then
-    return wrk.format("GET", list, headers(turn))
-  elseif operation == "read" then
-    return wrk.format("GET", task, headers(turn))
+    return wrk.format("GET", list, headers)
+  elseif operation == "create" then
+    return wrk.format("POST", list_of_writer, headers, NEW)
   elseif operation == "update" then
-    return wrk.format("PUT", task, headers(turn), body)
+    return wrk.format("PUT", task, headers, CHANGES)
   elseif operation == "toggle" then
-    return wrk.format("PATCH", task .. "/complete", headers(turn))
-  end
-end
-
-function response(status, _, answer)
-  if status == 201 then
-    local owner = answer:match('"user_id":"w(%d+)"')
-    local id = answer:match('"id":(%d+)')
-    table.insert(made, owner .. " " .. id)
+    return wrk.format("PATCH", task .. "/complete", headers)
+  elseif operation == "delete" then
+    return wrk.format("DELETE", task_of_writer, headers)
   end
 end
 

@@ -1,14 +1,16 @@
 """The picture of the comparison, drawn from figures.json: `python -m tests.benchmark.picture`."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tests.benchmark.report import FIGURES
+from tests.benchmark.measure import Run
 
+FIGURES = Path(__file__).parent / "figures.json"
 PICTURE = Path(__file__).parent / "benchmark.svg"
 
 # Tones of middle brightness can be read on white and on black.
@@ -21,21 +23,35 @@ HEIGHT = 0.38  # of a bar; a row has two
 Figures = dict[str, list[dict[str, float]]]  # for each row one bar, or that of the service first
 
 
-def draw(figures: Figures) -> None:
+def save(compared: dict[str, list[Run]]) -> None:
+    figures = {name: [asdict(run) for run in runs] for name, runs in compared.items()}
+    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def draw() -> None:
+    figures: Figures = json.loads(FIGURES.read_text())
     mpl.rcParams["svg.fonttype"] = "none"  # text stays text
     mpl.rcParams["svg.hashsalt"] = "benchmark"  # the same figures give the same file
     mpl.rcParams["font.family"] = "sans-serif"
     mpl.rcParams["text.color"] = TEXT
-    mpl.rcParams["axes.labelcolor"] = TEXT
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     throughput, delay = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
     draw_bars(throughput, figures, "rate", "requests per second: more is better")
     draw_bars(delay, figures, "p95", "p95 in milliseconds: less is better")
     throughput.set_yticks(range(len(figures)), list(figures), color=TEXT)
     throughput.invert_yaxis()
-    for row, runs in enumerate(figures.values()):
-        if len(runs) == 2:
-            write_times(throughput, row, runs)
+    for row, (one, *others) in enumerate(figures.values()):
+        for other in others:
+            throughput.annotate(
+                f"{one['rate'] / other['rate']:.1f} times",
+                (one["rate"], row - HEIGHT / 2),
+                xytext=(38, 0),
+                textcoords="offset points",
+                verticalalignment="center",
+                color=SERVICE,
+                fontweight="bold",
+                fontsize=9,
+            )
     figure.legend(
         *throughput.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False
     )
@@ -44,22 +60,17 @@ def draw(figures: Figures) -> None:
 
 def draw_bars(axes: Axes, figures: Figures, quantity: str, title: str) -> None:
     """Draw one panel: two bars for an operation, one for a floor."""
-    service: dict[float, float] = {}
-    typical: dict[float, float] = {}
-    floor: dict[float, float] = {}
-    for row, runs in enumerate(figures.values()):
-        if len(runs) == 2:
-            service[row - HEIGHT / 2] = runs[0][quantity]
-            typical[row + HEIGHT / 2] = runs[1][quantity]
-        else:
-            floor[row] = runs[0][quantity]
-    bars = [
-        (service, SERVICE, "this service"),
-        (typical, TYPICAL, "typical backend"),
-        (floor, FLOOR, "floor: FastAPI without a database"),
-    ]
-    for places, colour, label in bars:
-        drawn = axes.barh(list(places), list(places.values()), HEIGHT, color=colour, label=label)
+    rows = list(enumerate(figures.values()))
+    pairs = [(row, runs) for row, runs in rows if len(runs) == 2]
+    floors = [(row, runs) for row, runs in rows if len(runs) == 1]
+    for label, colour, shift, bars in (
+        ("this service", SERVICE, -HEIGHT / 2, [(row, runs[0]) for row, runs in pairs]),
+        ("typical backend", TYPICAL, HEIGHT / 2, [(row, runs[1]) for row, runs in pairs]),
+        ("floor: FastAPI without a database", FLOOR, 0, [(row, runs[0]) for row, runs in floors]),
+    ):
+        places = [row + shift for row, _ in bars]
+        widths = [run[quantity] for _, run in bars]
+        drawn = axes.barh(places, widths, HEIGHT, color=colour, label=label)
         axes.bar_label(drawn, fmt="{:,.0f}", padding=3, color=TEXT, fontsize=9)
     axes.set_title(title, fontsize=10, color=TEXT)
     axes.set_xticks([])
@@ -68,21 +79,5 @@ def draw_bars(axes: Axes, figures: Figures, quantity: str, title: str) -> None:
     axes.margins(x=0.16)
 
 
-def write_times(axes: Axes, row: int, runs: list[dict[str, float]]) -> None:
-    """Write behind the service's bar how many times the throughput it has."""
-    service, typical = runs
-    times = service["rate"] / typical["rate"]
-    axes.annotate(
-        f"{times:.1f} times",
-        (service["rate"], row - HEIGHT / 2),
-        xytext=(38, 0),
-        textcoords="offset points",
-        verticalalignment="center",
-        color=SERVICE,
-        fontweight="bold",
-        fontsize=9,
-    )
-
-
 if __name__ == "__main__":
-    draw(json.loads(FIGURES.read_text()))
+    draw()

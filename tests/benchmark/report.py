@@ -1,34 +1,19 @@
 """The tables and the goals, as Markdown."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from tests.benchmark.measure import Run
 
-FIGURES = Path(__file__).parent / "figures.json"  # what the picture is drawn from
-COLUMNS = [
-    "requests/s",
-    "times",
-    "p50 ms",
-    "p95 ms",
-    "p99 ms",
-    "CPU us",
-    "PostgreSQL CPU us",
-    "MiB",
-    "failures",
-]
-# The quantities under the columns, but for "times", each with its digits after the point.
-DIGITS = {
-    "rate": 0,
-    "p50": 1,
-    "p95": 1,
-    "p99": 1,
-    "cpu": 0,
-    "database_cpu": 0,
-    "memory": 0,
-    "failures": 0,
+# Each column with the quantity under it, and the digits after the point.
+COLUMNS = {
+    "requests/s": ("rate", 0),
+    "p50 ms": ("p50", 1),
+    "p95 ms": ("p95", 1),
+    "p99 ms": ("p99", 1),
+    "CPU us": ("cpu", 0),
+    "PostgreSQL CPU us": ("database_cpu", 0),
+    "failures": ("failures", 0),
 }
 
 
@@ -40,28 +25,23 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "--
     print()
 
 
-def cells(*runs: Run) -> list[str]:
-    """Return what stands under COLUMNS, as "one / other" for two runs."""
-    rate, *others = [column(runs, quantity) for quantity in DIGITS]
-    times = ""
-    if len(runs) == 2:
-        one, other = runs
-        times = f"{one.times(other):.1f}"
-    return [rate, times, *others]
+def table_of_runs(
+    title: str, rows: dict[str, list[Run]], further: dict[str, dict[str, str]] | None = None
+) -> None:
+    """Print one or two runs a row, as "one / other", and further columns by the rows' names."""
+    further = further or {}
+    lines = []
+    for name, runs in rows.items():
+        cells = [
+            beside([getattr(run, quantity) for run in runs], digits)
+            for quantity, digits in COLUMNS.values()
+        ]
+        lines.append([name, *cells, *(column.get(name, "") for column in further.values())])
+    table([title, *COLUMNS, *further], lines)
 
 
-def column(runs: Sequence[Run], quantity: str) -> str:
-    figures = [getattr(run, quantity) for run in runs]
-    return beside(figures, DIGITS[quantity])
-
-
-def beside(figures: Sequence[float], digits: int = 0) -> str:
+def beside(figures: Sequence[float], digits: int) -> str:
     return " / ".join(f"{figure:,.{digits}f}" for figure in figures)
-
-
-def save(compared: dict[str, list[Run]]) -> None:
-    figures = {name: [asdict(run) for run in runs] for name, runs in compared.items()}
-    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 @dataclass
@@ -71,17 +51,9 @@ class Goals:
     rows: list[list[str]] = field(default_factory=list)
 
     def at_most(self, limit: float, what: str, measured: dict[str, float]) -> None:
-        met = max(measured.values()) <= limit
-        self._add(f"{what}: at most {limit:g}", measured, met)
-
-    def at_least(self, limit: float, what: str, measured: dict[str, float]) -> None:
-        met = min(measured.values()) >= limit
-        self._add(f"{what}: at least {limit:g}", measured, met)
-
-    def _add(self, goal: str, measured: dict[str, float], met: bool) -> None:
         figures = [f"{name} {figure:.3g}".strip() for name, figure in measured.items()]
-        verdict = "yes" if met else "no"
-        self.rows.append([goal, ", ".join(figures), verdict])
+        verdict = "yes" if max(measured.values()) <= limit else "no"
+        self.rows.append([f"{what}: at most {limit:g}", ", ".join(figures), verdict])
 
     def print(self) -> None:
         table(["goal", "measured", "met"], self.rows, align="---")

@@ -22,7 +22,7 @@ from sqlmodel import Field, Session, SQLModel, col, create_engine, select
 
 SECRET = os.environ["BETTER_AUTH_SECRET"]
 FRONTEND = os.environ["BETTER_AUTH_URL"]
-URL = os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg2://")
+URL = os.environ["NEON_DATABASE_URL"].replace("postgresql://", "postgresql+psycopg2://")
 
 engine = create_engine(URL, pool_size=40, max_overflow=0)
 keys = jwt.PyJWKClient(os.environ["BETTER_AUTH_JWKS_URL"])

@@ -1,4 +1,4 @@
-"""Two floors: a route that does nothing, and one that verifies a token and answers a constant."""
+"""The floor: a route that verifies a token with PyJWT, and answers a constant task."""
 
 import os
 from datetime import UTC, datetime
@@ -13,32 +13,18 @@ SECRET = os.environ["BETTER_AUTH_SECRET"]
 
 
 class Task(BaseModel):
-    id: int
-    user_id: str
-    title: str
-    description: str | None
-    completed: bool
-    created_at: datetime
-    updated_at: datetime
+    id: int = 1
+    user_id: str = "u1"
+    title: str = "Task 1"
+    description: str | None = "Milk, eggs and bread"
+    completed: bool = False
+    created_at: datetime = datetime.now(UTC)
+    updated_at: datetime = datetime.now(UTC)
 
 
-TASK = Task(
-    id=1,
-    user_id="u1",
-    title="Task 1",
-    description="Milk, eggs and bread",
-    completed=False,
-    created_at=datetime.now(UTC),
-    updated_at=datetime.now(UTC),
-)
+TASK = Task()
 
-empty = FastAPI()
-token = FastAPI()
-
-
-@empty.get("/api/{user_id}/tasks/{task_id}")
-async def answer_nothing() -> None:
-    return None
+app = FastAPI()
 
 
 async def get_current_user(
@@ -52,6 +38,6 @@ async def get_current_user(
         raise HTTPException(403)
 
 
-@token.get("/api/{user_id}/tasks/{task_id}", dependencies=[Depends(get_current_user)])
+@app.get("/api/{user_id}/tasks/{task_id}", dependencies=[Depends(get_current_user)])
 async def answer_constant() -> Task:
     return TASK
