@@ -21,9 +21,17 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ROOT = Path(__file__).parent.parent
 PUBLIC_MARK = "public-development-secret"  # stands in the secret that .env sets
-# The scheme, maybe with a driver; the rest; and the end of quotes or a command around it. libpq
-# would take a part of a password with @ or / in it for the host, and show it in errors.
-DATABASE_URL = re.compile(r"""postgres(ql)?(\+\w+)?://(?P<rest>([^\s'"@/]*@)?[^\s'"@]+)[\s'"]*$""")
+# Of a password with @ or / in it, libpq would take a part for the host, and show it in errors.
+DATABASE_URL = re.compile(
+    r"""(?x)
+    postgres(ql)?(\+\w+)?://  # a driver may be named in between
+    (?P<rest>
+        ([^\s'"@/]*@)?        # user and password
+        [^\s'"@]+             # host, port, database and parameters
+    )
+    [\s'"]*$                 # the end of quotes, and of a line
+    """
+)
 EXAMPLES = {
     "NEON_DATABASE_URL": "postgresql://user:password@host/database",
     "BETTER_AUTH_SECRET": "what `openssl rand -base64 32` prints",
@@ -35,7 +43,7 @@ class UnavailableError(Exception):
     """The database or the signing keys do not answer now; trying again may help."""
 
 
-def check_database(address: str, settings: ValidationInfo) -> str:
+def check_database(address: str, info: ValidationInfo) -> str:
     """Return `embedded` or an address as libpq takes it; raise ValueError without repeating it.
 
     People paste it with another driver's name (postgresql+asyncpg://...), in quotes, or within a
@@ -52,7 +60,7 @@ def check_database(address: str, settings: ValidationInfo) -> str:
             "must be embedded, or the address of a PostgreSQL, with the password percent-encoded"
             " and no parameters but libpq's"
         ) from None
-    if PUBLIC_MARK in settings.data.get("better_auth_secret", ""):
+    if PUBLIC_MARK in info.data.get("better_auth_secret", ""):
         raise ValueError(
             "names a database of your own, so set BETTER_AUTH_SECRET to the frontend's secret,"
             " which `openssl rand -base64 32` makes, instead of the public one in .env"
@@ -111,17 +119,17 @@ def read_settings() -> Settings:
     """Return the settings, or raise SystemExit with one line about the first mistake."""
     try:
         return Settings()  # type: ignore[call-arg] # it reads its fields by itself
-    except ValidationError as errors:
-        error = errors.errors()[0]
-    except (OSError, UnicodeError) as unreadable:
-        raise SystemExit(f".env.local or .env cannot be read: {unreadable}") from None
-    name = str(error["loc"][0]).upper()
-    if error["type"] == "missing":
+    except (OSError, UnicodeError) as error:
+        raise SystemExit(f".env.local or .env cannot be read: {error}") from None
+    except ValidationError as error:
+        mistake = error.errors()[0]
+    name = str(mistake["loc"][0]).upper()
+    if mistake["type"] == "missing":
         raise SystemExit(f"{name} is not set. An example: {EXAMPLES[name]}")
     if name == "NEON_DATABASE_URL" and not os.environ.get(name):
         name = "DATABASE_URL" if os.environ.get("DATABASE_URL") else f"{name} or DATABASE_URL"
     place = "the environment" if os.environ.get(name) else ".env.local or .env"
-    raise SystemExit(f"{name}, from {place}: {error['msg'].removeprefix('Value error, ')}.")
+    raise SystemExit(f"{name}, from {place}: {mistake['msg'].removeprefix('Value error, ')}.")
 
 
 settings = read_settings()

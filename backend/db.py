@@ -24,8 +24,8 @@ Row = dict[str, Any]
 FREE_CONNECTION_TIMEOUT = 1
 ANSWER_TIMEOUT = 4
 STATEMENT_TIMEOUT = 3
-# They stand in one message with the statement, which makes them one transaction. So LOCAL settings
-# cost no round trip, and a pooler does not hand them on to its next client.
+# They are sent before each statement, in the same message. PostgreSQL runs a message as one
+# transaction, and LOCAL settings end with it: a pooler hands them on to nobody.
 LOCAL_SETTINGS = (
     f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}s'; SET LOCAL timezone = 'UTC'; "
 )

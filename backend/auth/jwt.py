@@ -101,7 +101,8 @@ async def decode(token: str) -> dict[str, Any]:
 def read_header(segment: str) -> dict[str, Any]:
     """Return what a token's first part says, unverified.
 
-    All tokens of one key have the same, so that a new token is parsed only once, by jwt.decode.
+    All tokens of one key have the same first part, so that it is read once, and not again for each
+    new token. PyJWT wants three parts; here, the other two are empty.
     """
     return jwt.get_unverified_header(f"{segment}..")
 
@@ -122,7 +123,7 @@ class PublishedKeys:
         self.client = httpx.AsyncClient(headers={"User-Agent": "todo-backend"})
         self.keys: dict[str | None, jwt.PyJWK] = {}  # by their ids
         # The last attempt, its result when it is over, and when it began on the monotonic clock.
-        self.reading: asyncio.Task[bool]
+        self.reading: asyncio.Task[bool]  # The first `find` makes one, since no key is known yet.
         self.tried_at = float("-inf")
 
     async def find(self, kid: str | None) -> jwt.PyJWK:

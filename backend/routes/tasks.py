@@ -1,4 +1,4 @@
-"""The six routes, each below its statement."""
+"""The six routes, each below its statement: SQLModel's select to read, plain SQL to write."""
 
 import logging
 from typing import Annotated, Any, Literal
@@ -75,8 +75,9 @@ async def list_tasks(
     return answer(rows)
 
 
-# A user's first task also makes the user's row. A row that is there is left as it is, and WHERE NOT
-# EXISTS then asks no more of it: Better Auth's `users` requires columns that are not given here.
+# A user's first task also makes the user's row. Where there is one, as in Better Auth's `users`, NOT
+# EXISTS keeps PostgreSQL from asking for columns that are unknown here. ON CONFLICT is for two first
+# tasks at once, which both find no row.
 CREATE = """
     INSERT INTO users (id, email, name)
     SELECT %(user_id)s, %(email)s, %(name)s
