@@ -28,10 +28,6 @@ class Clone:
         for file in (".env", "tests/user.py"):
             shutil.copy(ROOT / file, folder)
 
-    def give_to(self, user: int) -> None:
-        for file in [self.folder, *self.folder.rglob("*")]:
-            shutil.chown(file, user, user)
-
     def start(self, *options: str, prefix: tuple[str, ...] = (), **environment: str) -> Service:
         """Return its service, once it answers."""
         settings = {"NEON_DATABASE_URL": "embedded"} | environment

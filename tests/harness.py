@@ -112,7 +112,6 @@ class Service:
     def __init__(
         self,
         *options: str,
-        program: tuple[str, ...] = ("-m", "uvicorn"),
         folder: Path = COPY,
         prefix: tuple[str, ...] = (),
         **environment: str,
@@ -121,9 +120,9 @@ class Service:
         self.url = f"http://127.0.0.1:{self.port}"
         self.database = environment.get("NEON_DATABASE_URL", "")
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - closed by stop()
-        app = ("backend.main:app", "--port", str(self.port))
+        uvicorn = ("-m", "uvicorn", "backend.main:app", "--port", str(self.port))
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, *program, *app, *options],
+            [*prefix, sys.executable, *uvicorn, *options],
             cwd=folder,
             start_new_session=True,
             env=environment_of_service(**environment),
@@ -209,6 +208,7 @@ class Proxy:
         self.silent = False  # accept, and forward nothing
         self.answers_lost = False  # forward what the client says, and drop the answers
         self.forgotten: set[asyncio.StreamWriter] = set()
+        self.resets_forgotten = True
         self.writers: set[asyncio.StreamWriter] = set()
         self.started = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -237,9 +237,10 @@ class Proxy:
                 end_with_reset(writer)
             writer.close()
 
-    def forget(self) -> None:
-        """Forget every connection, as a network does: who speaks on one later gets RST."""
+    def forget(self, then_reset: bool = True) -> None:
+        """Forget every connection, as a network does: who speaks on one gets RST, or no answer."""
         self.forgotten = set(self.writers)
+        self.resets_forgotten = then_reset
         for writer in self.forgotten:
             end_with_reset(writer)
 
@@ -295,8 +296,9 @@ class Proxy:
         if self.delay:
             await asyncio.sleep(self.delay / 2)
         if sink in self.forgotten:
-            raise ConnectionResetError
-        if not self.silent:
+            if self.resets_forgotten:
+                raise ConnectionResetError
+        elif not self.silent:
             sink.write(chunk)
             await sink.drain()
 

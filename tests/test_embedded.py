@@ -10,13 +10,18 @@ import pytest
 from backend import embedded
 from tests.clones import parameters_of
 
-# What libpq reads, for another database.
+# What other programs and databases may have left in a shell.
 FOREIGN = {
-    "PGSSLMODE": "require",
     "PGSERVICE": "x",
     "PGHOSTADDR": "10.0.0.1",
-    "PGOPTIONS": "-cx=y",
+    "PGSSLMODE": "require",
+    "PGSSLNEGOTIATION": "direct",
     "PGTARGETSESSIONATTRS": "standby",
+    "PGREQUIREAUTH": "none",
+    "PGGSSENCMODE": "require",
+    "PGCHANNELBINDING": "require",
+    "PGOPTIONS": "-c x=y",
+    "http_proxy": "http://127.0.0.1:9",
 }
 
 

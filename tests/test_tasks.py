@@ -82,10 +82,8 @@ def reader(api):
     ("parameters", "titles"),
     [
         ("", "dcBa"),
-        ("?status=all", "dcBa"),
         ("?status=pending", "dB"),
         ("?status=completed", "ca"),
-        ("?sort=created", "dcBa"),
         ("?sort=title", "aBcd"),
         ("?status=pending&sort=title", "Bd"),
         ("?sort=title&status=completed", "ac"),
@@ -106,10 +104,6 @@ def test_a_list_is_filtered_and_sorted_as_asked(api, reader, parameters, titles)
         ({"description": ""}, {"description": None}),
         ({"completed": True}, {"completed": True}),
         ({"completed": False}, {"completed": False}),
-        (
-            {"title": "a", "description": "b", "completed": True},
-            {"title": "a", "description": "b", "completed": True},
-        ),
         ({}, {}),
     ],
 )
@@ -140,16 +134,6 @@ def test_eight_clients_toggling_at_once_lose_nothing(api, user, task):
         answers = list(pool.map(toggle, range(41)))
     assert answers.count(True) == 21
     assert api.request("GET", f"/{task['id']}", user).json()["completed"] is True
-
-
-def test_a_deleted_task_is_gone(api, user, task):
-    path = f"/{task['id']}"
-    answer = api.request("DELETE", path, user)
-    assert (answer.status_code, answer.content) == (204, b"")
-    for method in ("GET", "DELETE"):
-        assert api.request(method, path, user).status_code == 404
-    assert api.request("PUT", path, user, json={"title": "x"}).status_code == 404
-    assert api.request("PATCH", f"{path}/complete", user).status_code == 404
 
 
 FILL = """
@@ -190,13 +174,10 @@ def test_fields_and_parameters_that_are_not_the_services_are_ignored(api, user, 
 @pytest.mark.parametrize(
     "text",
     [
-        "x" * 200,
         "\U0001f600" * 200,
-        "\"quoted\" 'twice'",
-        r"back\slash \n \u0000 %s %(x)s",
+        r"\"quoted\" 'twice' \ \u0000 %s %(x)s",
         "tab\tbreak\nreturn\rbell\x07escape\x1bdelete\x7f",
         "\U0001f468\u200d\U0001f469 \u202e\u2028\ufeff\uffff",
-        "</script>&amp; '; DROP TABLE tasks; --",
     ],
 )
 def test_texts_are_kept_as_they_are_in_reads_and_lists(api, user, text):
@@ -220,11 +201,9 @@ NUL = r"String should match pattern '^[^\x00]*$'"
         ("title", "x" * 201, "String should have at most 200 characters"),
         ("title", "a\0b", NUL),
         ("title", None, NO_TEXT),
-        ("title", 5, NO_TEXT),
         ("title", ["secret"], NO_TEXT),
         ("description", "x" * 1001, "String should have at most 1000 characters"),
         ("description", "a\0", NUL),
-        ("description", {"secret": 1}, NO_TEXT),
     ],
 )
 def test_a_bad_text_is_400_and_changes_nothing(api, user, task, field, value, rule):
@@ -248,18 +227,14 @@ def test_completed_is_true_or_false_and_nothing_like_it(api, user, task, complet
     ("body", "headers"),
     [
         (b"", JSON),
-        (b"null", JSON),
         (b"[]", JSON),
-        (b'"x"', JSON),
         (b'{"title": "x"', JSON),
-        (b"{'title': 'x'}", JSON),
         (b'{"title": "\xff"}', JSON),
         (rb'{"title": "\ud800"}', JSON),
         (b'{"title": NaN}', JSON),
         (b"[" * 60000, JSON),
         (b'{"title": "x", "n": ' + b"9" * 5000 + b"}", JSON),
         (b'{"title": "x"}', {"Content-Type": "text/plain"}),
-        (b'{"title": "x"}', {}),
         (b"title=x", {"Content-Type": "application/x-www-form-urlencoded"}),
     ],
     ids=lambda value: repr(value)[:40],
@@ -286,10 +261,8 @@ def test_an_id_that_cannot_be_is_400(api, user, task_id):
 @pytest.mark.parametrize(
     ("parameters", "rule"),
     [
-        ("status=", "status: Input should be 'all', 'pending' or 'completed'"),
         ("status=secret", "status: Input should be 'all', 'pending' or 'completed'"),
         ("status=all&sort=-created", "sort: Input should be 'created' or 'title'"),
-        ("sort=id;DROP", "sort: Input should be 'created' or 'title'"),
     ],
 )
 def test_another_status_or_sort_is_400(api, user, parameters, rule):
@@ -372,7 +345,6 @@ def test_400_comes_before_404(api, user):
         (401, "GET", "", {"headers": {"Authorization": ""}}),
         (403, "GET", "", {"bearer": token("eve")}),
         (404, "GET", f"/{MAX_TASK_ID}", {}),
-        (404, "GET", "/1/2/3", {}),
         (405, "POST", "/1", {}),
     ],
 )
@@ -398,10 +370,8 @@ def test_what_is_nowhere_is_404_without_a_redirect(api, path):
     [
         (FRONTEND, True),
         ("https://app.example.com", True),
-        ("http://[::1]:8080", True),
         ("http://evil.example", False),
         ("http://localhost:3001", False),
-        ("https://localhost:3000", False),
         ("null", False),
     ],
 )

@@ -75,9 +75,9 @@ async def list_tasks(
     return answer(rows)
 
 
-# A user's first task also makes the user's row. Where there is one, as in Better Auth's `users`, NOT
-# EXISTS keeps PostgreSQL from asking for columns that are unknown here. ON CONFLICT is for two first
-# tasks at once, which both find no row.
+# A user's first task also makes the user's row. Where there is one, as in Better Auth's `users`,
+# NOT EXISTS keeps PostgreSQL from asking for columns that are unknown here. ON CONFLICT is for two
+# first tasks at once: both find no row.
 CREATE = """
     INSERT INTO users (id, email, name)
     SELECT %(user_id)s, %(email)s, %(name)s

@@ -1,22 +1,22 @@
 -- What wrk sends: one operation, each request for the next of 50 users.
--- Arguments: the operation, the tasks of a user, and a file with a token on each line, for the users
--- 1 to 50 in turns. The tokens are sent one after another, and then again: 50 are sent many times,
--- and as many as there are requests are sent once each.
+-- Arguments: the operation, and a file with a token on each line, for the users 1 to 50 in turns. The
+-- tokens are sent one after another, and then again: 50 are sent many times, and as many as there are
+-- requests are sent once each.
 -- Users u1, u2, ... keep their tasks, whose ids go up from 1; the tasks of w1, w2, ... come and go.
 
 local USERS = 50
+local TASKS = 100 -- of each user
 local FIRST_OF_WRITERS = 1000000000 -- the id of the first task to delete; data.py makes them
 local NEW = '{"title": "Buy groceries", "description": "Milk, eggs and bread"}'
 local CHANGES = '{"title": "Buy groceries today", "completed": true}'
 
-local operation, size
+local operation
 local tokens = {}
 local sent = 0
 
 function init(args)
   operation = args[1]
-  size = tonumber(args[2])
-  for line in io.lines(args[3]) do
+  for line in io.lines(args[2]) do
     table.insert(tokens, line)
   end
   math.randomseed(os.time())
@@ -29,7 +29,7 @@ function request()
   }
   local user = sent % USERS + 1
   local list = "/api/u" .. user .. "/tasks"
-  local task = list .. "/" .. (user - 1) * size + math.random(size)
+  local task = list .. "/" .. (user - 1) * TASKS + math.random(TASKS)
   local list_of_writer = "/api/w" .. user .. "/tasks"
   local task_of_writer = list_of_writer .. "/" .. FIRST_OF_WRITERS + sent
   sent = sent + 1

@@ -56,7 +56,7 @@ class Meter:
             tokens.flush()
             load = ["--threads=1", f"--connections={connections}", f"--duration={seconds}s"]
             script = ["--timeout=30s", f"--script={SCRIPT}", server.url, "--"]
-            arguments = [operation, str(server.size), tokens.name]
+            arguments = [operation, tokens.name]
             cpu = server.cpu()
             database_cpu = cpu_of(self.postmaster)
             output = subprocess.run(

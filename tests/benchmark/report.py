@@ -1,7 +1,6 @@
-"""The tables and the goals, as Markdown."""
+"""The tables, as Markdown."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from tests.benchmark.measure import Run
 
@@ -17,9 +16,8 @@ COLUMNS = {
 }
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str = "--:") -> None:
-    """Print a table; `align` is that of all columns but the first."""
-    rule = ["---"] + [align] * (len(header) - 1)
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    rule = ["---"] + ["--:"] * (len(header) - 1)
     for row in [header, rule, *rows]:
         print("|", " | ".join(row), "|", flush=True)
     print()
@@ -42,18 +40,3 @@ def table_of_runs(
 
 def beside(figures: Sequence[float], digits: int) -> str:
     return " / ".join(f"{figure:,.{digits}f}" for figure in figures)
-
-
-@dataclass
-class Goals:
-    """What is to be reached, beside what was measured."""
-
-    rows: list[list[str]] = field(default_factory=list)
-
-    def at_most(self, limit: float, what: str, measured: dict[str, float]) -> None:
-        figures = [f"{name} {figure:.3g}".strip() for name, figure in measured.items()]
-        verdict = "yes" if max(measured.values()) <= limit else "no"
-        self.rows.append([f"{what}: at most {limit:g}", ", ".join(figures), verdict])
-
-    def print(self) -> None:
-        table(["goal", "measured", "met"], self.rows, align="---")

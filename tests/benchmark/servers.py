@@ -25,7 +25,6 @@ class Server:
     process: psutil.Popen
     url: str
     database: str = ""  # its address; empty where there is none
-    size: int = 100  # tasks of a user
     sign: Callable[..., str] = token  # for a user, with further claims
     uses_tokens_once: bool = False
 

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 from better_auth import Frontend, together
-from load import FaultyProxy
 
-from tests.harness import Postgres, Service
+from tests.harness import Postgres, Proxy, Service
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +22,9 @@ def url(database: Postgres) -> str:
 
 
 @pytest.fixture
-def faulty(database: Postgres) -> Iterator[FaultyProxy]:
+def faulty(database: Postgres) -> Iterator[Proxy]:
     """A proxy in front of the database, for one test."""
-    with FaultyProxy(database.port) as proxy:
+    with Proxy(database.port) as proxy:
         yield proxy
 
 

@@ -3,8 +3,6 @@
 import asyncio
 import itertools
 import random
-import socket
-import struct
 import threading
 import time
 from collections import Counter
@@ -15,7 +13,7 @@ from typing import Any, Self
 
 import httpx
 
-from tests.harness import Postgres, Proxy, Service, token
+from tests.harness import Postgres, Service, token
 
 ANSWER_DUE = 5.5  # seconds: the 5 of the contract, and what a small machine adds while it is busy
 POOL = 20  # connections of a worker, if nothing else is set
@@ -246,30 +244,3 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 15) 
     while not condition():
         assert time.monotonic() < due, f"not within {seconds} s: {what}"
         time.sleep(0.02)
-
-
-class FaultyProxy(Proxy):
-    """A proxy that may forget its connections: it says nothing on them any more, or RST."""
-
-    def __init__(self, target: int) -> None:
-        super().__init__(target)
-        self.forgotten: set[asyncio.StreamWriter] = set()
-        self.resets_forgotten = False
-
-    def forget(self, then_reset: bool) -> None:
-        """Forget every connection without FIN or RST; with `then_reset`, who speaks gets RST."""
-        self.forgotten = set(self.writers)
-        self.resets_forgotten = then_reset
-        for writer in self.forgotten:
-            linger = struct.pack("ii", 1, 0)  # so that its end will be RST
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-
-    async def _forward(self, chunk: bytes, sink: asyncio.StreamWriter) -> None:
-        if sink not in self.forgotten:
-            await super()._forward(chunk, sink)
-        elif self.resets_forgotten:
-            raise ConnectionResetError
-
-    def settle(self) -> None:
-        """Return when what was asked of the proxy has happened."""
-        asyncio.run_coroutine_threadsafe(asyncio.sleep(0.05), self.loop).result(5)

@@ -7,7 +7,7 @@ import jwt
 import pytest
 from better_auth import PASSWORD, Frontend, Person, blocks, frontend, together
 
-from tests.harness import CHECK, SECRET, Postgres, Service, service, started
+from tests.harness import SECRET, Postgres, Service, service
 
 pytestmark = pytest.mark.system
 
@@ -46,25 +46,6 @@ def test_tokens_of_each_algorithm_work_on_every_route(algorithm: str, database: 
         assert (status(backend, bob), status(backend, bob, token)) == (200, 403)
         rows = database.execute("SELECT id, email, name FROM users", url=backend.database)
         assert rows == [(ada.id, ada.email, "Zoë Ñandú")]
-
-
-def test_the_token_that_comes_with_the_session_works(both: tuple[Frontend, Service]) -> None:
-    home, backend = both
-    zoe = home.sign_up()
-    session = zoe.client.get("/api/auth/get-session")
-    use_all_routes(backend, zoe, session.headers["set-auth-jwt"])
-
-
-def test_an_issuer_and_audience_of_the_frontends_own_need_their_variables(
-    database: Postgres,
-) -> None:
-    names = {"issuer": "https://issuer.example", "audience": "todo"}
-    variables = {"BETTER_AUTH_ISSUER": names["issuer"], "BETTER_AUTH_AUDIENCE": names["audience"]}
-    with together(database, settings=variables, jwt={"jwt": names}) as (home, backend):
-        zoe = home.sign_up()
-        assert status(backend, zoe) == 200
-        with service(NEON_DATABASE_URL=backend.database, BETTER_AUTH_URL=home.url) as other:
-            assert status(other, zoe) == 401
 
 
 def test_other_tokens_of_better_auth_are_refused(database: Postgres) -> None:
@@ -129,21 +110,6 @@ def test_a_picture_in_a_token_is_too_long_and_said_to_be(database: Postgres) -> 
         answer = zoe.ask(backend)
         detail = "The token is too long: at most 16384 characters."
         assert (answer.status_code, answer.json()) == (401, {"detail": detail})
-
-
-@pytest.mark.parametrize(("ids", "type_of_ids"), [("uuid", "uuid"), ("serial", "integer")])
-def test_ids_that_are_no_text_are_one_line_at_the_start(
-    ids: str, type_of_ids: str, database: Postgres
-) -> None:
-    url = database.create_database()
-    with frontend(url, options=PLURAL | {"advanced": {"database": {"generateId": ids}}}):
-        pass  # It makes its tables.
-    with started(*CHECK, NEON_DATABASE_URL=url) as check:
-        _, errors = check.communicate(timeout=30)
-    constraint = 'foreign key constraint "tasks_user_id_fkey" cannot be implemented'
-    assert errors.startswith(f"The database cannot be used: {constraint} DETAIL: Key columns ")
-    assert errors.endswith(f" types: character varying and {type_of_ids}.\n")
-    assert errors.count("\n") == 1
 
 
 def test_an_account_in_plural_tables_is_deleted_with_its_tasks(database: Postgres) -> None:

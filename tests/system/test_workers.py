@@ -10,12 +10,13 @@ from typing import Any
 
 import psutil
 import pytest
-from load import SESSIONS, FaultyProxy, Load, row, wait_until
+from load import SESSIONS, Load, row, wait_until
 from programs import running_program
 
 from tests import COPY
 from tests.harness import (
     Postgres,
+    Proxy,
     Service,
     client_of,
     environment_of_service,
@@ -57,10 +58,6 @@ def test_what_one_user_asks_for_at_once_is_done_once_each(url: str) -> None:
         path = f"/{tasks[0]['id']}"
         assert at_once(running, *[("PATCH", f"{path}/complete", None)] * 31) == {200: 31}
         assert running.request("GET", path).json()["completed"] is True
-        fields = {"title": "new", "description": "new", "completed": False}
-        changes = [("PUT", path, {name: value}) for name, value in fields.items()]
-        assert at_once(running, *changes) == {200: 3}
-        assert running.request("GET", path).json().items() >= fields.items()
         assert at_once(running, *[("DELETE", path, None)] * 20) == {204: 1, 404: 19}
 
 
@@ -80,7 +77,7 @@ def workers_of(running: Service) -> list[psutil.Process]:
 
 
 def test_a_worker_that_is_killed_loses_only_what_it_was_doing(
-    database: Postgres, faulty: FaultyProxy, url: str, faults: list[str]
+    database: Postgres, faulty: Proxy, url: str, faults: list[str]
 ) -> None:
     faulty.delay = 0.05
     with (
@@ -100,7 +97,7 @@ def test_a_worker_that_is_killed_loses_only_what_it_was_doing(
 
 
 def test_sigterm_finishes_what_is_in_flight_and_closes_every_connection(
-    database: Postgres, faulty: FaultyProxy, url: str, faults: list[str]
+    database: Postgres, faulty: Proxy, url: str, faults: list[str]
 ) -> None:
     with service("--workers", "2", NEON_DATABASE_URL=faulty.address(url)) as running:
         wait_until(lambda: running.output().count(STARTED) == 2, "both workers serve")

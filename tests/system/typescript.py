@@ -2,10 +2,10 @@
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 from better_auth import DIRECTORY, packages, program
+from programs import output_of
 
 
 def workspace(directory: Path, *files: str) -> None:
@@ -19,15 +19,5 @@ def workspace(directory: Path, *files: str) -> None:
 def run(directory: Path, *command: str, **environment: str) -> str:
     """Run a program of the packages, or another one, in a folder; return what it prints."""
     programs = directory / "node_modules" / ".bin"
-    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        command,
-        cwd=directory,
-        env={**os.environ, "PATH": path, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    path = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    return output_of(*command, cwd=directory, env=os.environ | path | environment)
