@@ -4,13 +4,12 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped] # it ships no types
 
 from backend import embedded
-from tests.harness import ROOT, Service, environment_of_service
+from tests.harness import ROOT, Service, environment_of_service, wait_until
 
 ODD_NAME = "it's (a) [b] & 100% {ü} $HOME;é"
 STOPPED = embedded.GRACE + 6  # seconds until nothing may be left, on a busy machine
@@ -69,12 +68,7 @@ class Clone:
         return psutil.Process(int((self.data / "postmaster.pid").read_text().split("\n")[0]))
 
     def wait_until_nothing_runs(self, seconds: float = STOPPED) -> None:
-        end = time.monotonic() + seconds
-        while left := self.processes():
-            assert time.monotonic() < end, [
-                " ".join(process.info["cmdline"]).strip() for process in left
-            ]
-            time.sleep(0.1)
+        wait_until(lambda: not self.processes(), f"nothing of {self.folder} runs", seconds)
 
 
 def parameters_of(user: "subprocess.Popen[str]") -> dict[str, str]:

@@ -25,13 +25,14 @@ def database() -> Iterator[harness.Postgres]:
 class RunningService(harness.Service):
     """A service that runs already, such as one in a container, its database, and its log."""
 
-    def __init__(self, url: str, database: str) -> None:
+    def __init__(self, url: str, database: str, log: str) -> None:
         self.url = url
         self.database = database
         self.client = harness.client_of(url)
+        self.log_file = Path(log)
 
     def output(self) -> str:
-        return Path(os.environ["TEST_SERVICE_LOG"]).read_text()
+        return self.log_file.read_text()
 
     def stop(self) -> None:
         self.client.close()
@@ -47,7 +48,9 @@ def api(database: harness.Postgres) -> Iterator[harness.Service]:
     url = os.environ.get("TEST_DATABASE_URL")
     running = os.environ.get("TEST_SERVICE_URL")
     if url and running:
-        with RunningService(running, url) as service:
+        with RunningService(
+            running, url, os.environ.get("TEST_SERVICE_LOG", os.devnull)
+        ) as service:
             yield service
         return
     if not url:

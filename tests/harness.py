@@ -85,6 +85,14 @@ class Postgres:
             return cursor.fetchall() if cursor.description else []
 
 
+def wait_until(condition: Callable[[], object], what: str = "it", seconds: float = 15) -> None:
+    """Ask again and again; fail if it has not come about within these seconds."""
+    due = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < due, f"not within {seconds} s: {what}"
+        time.sleep(0.01)
+
+
 @contextmanager
 def postgres(durable: bool = False) -> Iterator[Postgres]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
@@ -112,6 +120,7 @@ class Service:
     def __init__(
         self,
         *options: str,
+        app: str = "backend.main:app",
         folder: Path = COPY,
         prefix: tuple[str, ...] = (),
         **environment: str,
@@ -120,7 +129,7 @@ class Service:
         self.url = f"http://127.0.0.1:{self.port}"
         self.database = environment.get("NEON_DATABASE_URL", "")
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115 - closed by stop()
-        uvicorn = ("-m", "uvicorn", "backend.main:app", "--port", str(self.port))
+        uvicorn = ("-m", "uvicorn", app, "--port", str(self.port))
         self.process = subprocess.Popen(
             [*prefix, sys.executable, *uvicorn, *options],
             cwd=folder,
@@ -287,8 +296,7 @@ class Proxy:
             sink.close()
 
         await asyncio.gather(
-            until_closed(forward_questions, to_server),
-            until_closed(forward_answers, to_client),
+            until_closed(forward_questions, to_server), until_closed(forward_answers, to_client)
         )
         self.writers -= {to_client, to_server}
 

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,8 +13,7 @@ import pytest
 from psycopg2 import extensions
 
 from backend import db, settings
-from backend.routes import tasks
-from tests.harness import MAX_TASK_ID, Postgres, Proxy, Service, token
+from tests.harness import MAX_TASK_ID, Postgres, Proxy, Service, token, wait_until
 from tests.test_access import STATEMENTS
 from tests.test_tasks import ROUTES
 
@@ -61,14 +60,6 @@ def locked(database: Postgres, url: str, statement: str = "LOCK TABLE tasks") ->
     with closing(psycopg2.connect(address)) as holder:
         holder.cursor().execute(statement)
         yield
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.005)
-    raise AssertionError("what was waited for did not come about")
 
 
 def wait_for_locks(database: Postgres, url: str, number: int) -> None:
@@ -148,17 +139,6 @@ def test_a_connection_whose_request_was_cancelled_is_never_lent_again(layer):
             layer.places.release()
 
     asyncio.run(scenario())
-
-
-QUERIED_SINCE = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND query_start > %s"
-
-
-def test_the_connection_that_was_used_last_is_used_next(behind, database, user):
-    assert read_at_once(behind, database, user) == [200] * POOL
-    since = database.execute("SELECT clock_timestamp()")[0][0]
-    for _ in range(POOL):
-        assert behind.request("GET", "", user).status_code == 200
-    assert database.execute(QUERIED_SINCE, behind.database.rpartition("/")[2], since) == [(1,)]
 
 
 def test_connections_never_exceed_the_pool_size(behind, database, user):
@@ -275,11 +255,3 @@ def test_each_statement_is_one_index_scan_among_the_tasks_of_many_users(
         ["Index Scan"],
         ["Bitmap Index Scan"],
     ), plan
-
-
-def test_an_index_gives_newest_first_without_sorting(among_many, database):
-    explain = f"SET enable_bitmapscan = off; EXPLAIN {tasks.LIST['created']}"
-    rows = database.execute(explain, url=among_many, user_id="many-1", completed=None)
-    plan = "\n".join(row[0] for row in rows)
-    assert "Index Scan Backward using ix_tasks_user_id_id" in plan, plan
-    assert "Sort" not in plan, plan

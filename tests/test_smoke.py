@@ -93,8 +93,3 @@ def test_a_task_without_a_title_is_400_and_names_the_field(ada: httpx.Client) ->
     answer = ada.post(TASKS, json={"description": "2 litres"})
     assert answer.status_code == 400
     assert answer.json() == {"detail": "title: Field required"}
-
-
-def test_health_needs_no_token(api: Service) -> None:
-    answer = api.client.get("/health")
-    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})

@@ -76,11 +76,6 @@ CHANGES = {
         "ALTER TABLE tasks RENAME gone TO description",
         (500, "UndefinedColumn"),
     ),
-    "a type shortened": (
-        "ALTER TABLE tasks ALTER title TYPE varchar(6)",
-        "ALTER TABLE tasks ALTER title TYPE varchar(200)",
-        (500, "StringDataRightTruncation"),
-    ),
     "a constraint added": (
         "ALTER TABLE tasks ADD CONSTRAINT short CHECK (length(title) < 5) NOT VALID",
         "ALTER TABLE tasks DROP CONSTRAINT short",
@@ -175,10 +170,3 @@ def test_a_role_without_rights_is_one_line(start_on, database):
     database.execute("CREATE ROLE nobody LOGIN")
     with pytest.raises(SystemExit, match="permission denied for table users"):
         start_on(BY_THE_BOOK, user="nobody")
-
-
-def test_tables_of_better_auth_fit_as_users(start_on):
-    start_on(
-        "CREATE TABLE users (id text PRIMARY KEY, name text NOT NULL, email text NOT NULL,"
-        ' "emailVerified" boolean NOT NULL, "createdAt" timestamptz NOT NULL)'
-    )

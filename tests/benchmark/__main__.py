@@ -1,4 +1,4 @@
-"""Measure the service beside a typical backend and a floor: `python -m tests.benchmark`.
+"""Measure the service beside a typical backend: `python -m tests.benchmark`.
 
 It needs Linux, wrk, and what tests/system/requirements.txt names.
 """
@@ -38,7 +38,6 @@ def main() -> None:
             benchmark.against(options.against.resolve())
         else:
             benchmark.operations()
-            benchmark.connections()
             benchmark.tokens()
             benchmark.delay()
     print("Failed requests, of any server:", benchmark.meter.failures)

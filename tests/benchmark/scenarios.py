@@ -10,14 +10,13 @@ from statistics import median
 from tests.benchmark.data import seed
 from tests.benchmark.measure import Meter, Run
 from tests.benchmark.report import COLUMNS, beside, table, table_of_runs
-from tests.benchmark.servers import SERVICE, TOKEN_ONLY, TYPICAL, Server, running
+from tests.benchmark.servers import SERVICE, TYPICAL, Server, running
 from tests.harness import FRONTEND, ROOT, Postgres, Proxy
 from tests.keys import KeyServer
 
 ONE_TASK = ["read", "create", "update", "toggle"]
 OPERATIONS = ["read", "list", "create", "update", "toggle", "delete"]
 CONNECTIONS = 50
-MANY_CONNECTIONS = 200
 ROUND_TRIP = 0.02  # seconds to the database and back, where there is a delay
 AGAINST = ["requests/s", "CPU us", "p95 ms"]  # what is compared of two trees
 
@@ -48,30 +47,12 @@ class Benchmark:
         self.database.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     def operations(self) -> None:
-        """Compare every operation with the typical backend and, in CPU, with the floor."""
-        rows: Rows = {}
-        with (
-            self.start(SERVICE) as service,
-            self.start(TYPICAL) as typical,
-            running(TOKEN_ONLY) as token_only,
-        ):
-            servers = [service, typical, token_only]
-            *rows["read"], floor = self.meter.measure(servers, "read", CONNECTIONS)
-            for name in OPERATIONS[1:]:
-                rows[name] = self.meter.measure(servers[:2], name, CONNECTIONS)
-        self.compared = rows | {"token only": [floor]}
-        costs = {name: f"{runs[0].cpu / floor.cpu:.2f}" for name, runs in self.compared.items()}
-        further = {"times": times(rows), "CPU / token only": costs}
-        title = f"{CONNECTIONS} connections, service / typical"
-        table_of_runs(title, self.compared, further)
-
-    def connections(self) -> None:
-        """Open many connections at once."""
-        rows = {}
-        with self.start(SERVICE) as server:
+        """Compare every operation with the typical backend."""
+        with self.start(SERVICE) as service, self.start(TYPICAL) as typical:
             for name in OPERATIONS:
-                rows[name] = self.meter.measure([server], name, MANY_CONNECTIONS, seconds=1)
-        table_of_runs(f"{MANY_CONNECTIONS} connections", rows)
+                self.compared[name] = self.meter.measure([service, typical], name, CONNECTIONS)
+        title = f"{CONNECTIONS} connections, service / typical"
+        table_of_runs(title, self.compared, {"times": times(self.compared)})
 
     def tokens(self) -> None:
         """Compare tokens that are used once with tokens that are used again and again."""

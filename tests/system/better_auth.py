@@ -6,16 +6,16 @@ import re
 import shutil
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import httpx
 import pytest
+from programs import output_of
 
-from tests.harness import ROOT, SECRET, Postgres, Service, free_port, service
+from tests.harness import ROOT, SECRET, Postgres, Service, free_port, service, wait_until
 
 DIRECTORY = Path(__file__).parent / "frontend"
 PASSWORD = "correct horse battery staple"
@@ -44,6 +44,13 @@ def packages() -> Path:
     return folder
 
 
+def run(directory: Path, *command: str, **environment: str) -> str:
+    """Run a program of the packages, or another one, in a folder; return what it prints."""
+    programs = directory / "node_modules" / ".bin"
+    path = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    return output_of(*command, cwd=directory, env=os.environ | path | environment)
+
+
 def blocks(language: str) -> list[str]:
     """Return the programs in docs/frontend.md that are fenced as this language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
@@ -69,14 +76,6 @@ def write_modules(folder: Path, way: str) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-
-
-def until(happened: Callable[[], bool], seconds: float) -> None:
-    """Ask again and again; fail if it has not happened within these seconds."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.05)
 
 
 class Frontend:
@@ -169,7 +168,7 @@ def frontend(database: str, way: str = PLUGIN, **more: Any) -> Iterator[Frontend
     with tempfile.TemporaryDirectory() as folder:
         running = Frontend(Path(folder), way, database, **more)
         try:
-            until(running.answers, 30)
+            wait_until(running.answers, "the frontend answers", 30)
             yield running
         finally:
             running.stop()

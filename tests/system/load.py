@@ -6,14 +6,13 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import httpx
 
-from tests.harness import Postgres, Service, token
+from tests.harness import Postgres, Service, token, wait_until
 
 ANSWER_DUE = 5.5  # seconds: the 5 of the contract, and what a small machine adds while it is busy
 POOL = 20  # connections of a worker, if nothing else is set
@@ -57,10 +56,6 @@ class Task:
     id: int = 0
     acknowledged: list[State] = field(default_factory=lambda: [None])
     unanswered: list[State] = field(default_factory=list)
-
-    @property
-    def may_be(self) -> list[State]:
-        return [self.acknowledged[-1], *self.unanswered]
 
 
 def key_and_state(row: dict[str, Any]) -> tuple[tuple[str, str], State]:
@@ -186,7 +181,8 @@ class Load:
         if answer := await self.ask(client, user, "GET"):
             rows = dict(key_and_state(row) for row in answer.json())
             for task in self.tasks[user].values():
-                if rows.pop((user, task.title), None) not in task.may_be:
+                may_be = [task.acknowledged[-1], *task.unanswered]
+                if rows.pop((user, task.title), None) not in may_be:
                     self.broken.append(f"{task} was shown otherwise: {answer.text}")
             if rows:
                 self.broken.append(f"{user} was shown what is not theirs: {rows}")
@@ -237,10 +233,3 @@ def is_unavailable(answer: httpx.Response) -> bool:
     """Return whether this is the 503 of the contract."""
     told = answer.status_code == 503 and answer.headers.get("Retry-After", "").isdecimal()
     return told and list(answer.json()) == ["detail"]
-
-
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 15) -> None:
-    due = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < due, f"not within {seconds} s: {what}"
-        time.sleep(0.02)

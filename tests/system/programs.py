@@ -13,9 +13,8 @@ from typing import Any
 
 import httpx
 import psycopg2
-from load import wait_until
 
-from tests.harness import ROOT
+from tests.harness import ROOT, wait_until
 
 # Those quick tests that ask the service over HTTP alone, wherever it runs.
 CONTRACT_SUITE = [f"tests/test_{name}.py" for name in ("smoke", "tasks", "access")]

@@ -14,10 +14,10 @@ from better_auth import (
     blocks,
     browse,
     missing,
+    run,
     together,
     write_modules,
 )
-from typescript import run
 
 from tests.harness import SECRET, Postgres, free_port
 

@@ -1,7 +1,4 @@
-"""The keys' address is silent or trickles: who waits, how long, and that a stop does not wait.
-
-Alone: .venv/bin/pytest -m system tests/system/test_key_address.py
-"""
+"""The keys' address is silent or trickles: who waits, how long, and that a stop does not wait."""
 
 import time
 from collections.abc import Iterator

@@ -77,10 +77,7 @@ def test_nothing_is_left_to_another_client_of_the_same_connection(
         other.cursor().execute("SET statement_timeout = 500; SET timezone = 'Asia/Kolkata'")
         before = session(other)
         seen = []
-        with (
-            service(NEON_DATABASE_URL=pooled) as running,
-            Load(running, database, url) as load,
-        ):
+        with service(NEON_DATABASE_URL=pooled) as running, Load(running, database, url) as load:
             for _ in range(30):
                 seen.append(session(other))
                 time.sleep(0.1)

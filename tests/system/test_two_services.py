@@ -1,7 +1,8 @@
 """Two services in front of one PostgreSQL, behind nginx: one may die while users write."""
 
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,15 +20,11 @@ CONFIGURATION = """
 daemon off;
 pid nginx.pid;
 error_log stderr warn;
-events {{
-}}
+events {{}}
 http {{
   access_log off;
-  client_body_temp_path bodies;
-  proxy_temp_path answers;
-  fastcgi_temp_path fastcgi;
-  uwsgi_temp_path uwsgi;
-  scgi_temp_path scgi;
+  client_body_temp_path t; proxy_temp_path t; fastcgi_temp_path t; uwsgi_temp_path t;
+  scgi_temp_path t;
   upstream services {{
     server 127.0.0.1:{ports[0]} fail_timeout=1s;
     server 127.0.0.1:{ports[1]} fail_timeout=1s;
@@ -39,7 +36,6 @@ http {{
       proxy_pass http://services;
       proxy_http_version 1.1;
       proxy_set_header Connection "";
-      proxy_set_header Host $host;
       proxy_next_upstream off;
     }}
   }}
@@ -47,23 +43,18 @@ http {{
 """
 
 
-class Front(RunningService):
-    """nginx, which looks like one service, and the services behind it."""
-
-    def __init__(self, database: str, members: list[Service]) -> None:
-        self.port = free_port()
-        super().__init__(f"http://127.0.0.1:{self.port}", database)
-        self.members = members
-
-    def run(self, folder: Path) -> AbstractContextManager[None]:
-        folder.chmod(0o755)
-        ports = [member.port for member in self.members]
-        (folder / "nginx.conf").write_text(CONFIGURATION.format(ports=ports, port=self.port))
-        command = [program("nginx", "/usr/sbin/nginx"), "-c", "nginx.conf", "-p", str(folder)]
-        return running_program(command, lambda: self.client.get("/health").is_success)
-
-    def output(self) -> str:
-        return "".join(member.output() for member in self.members)
+@contextmanager
+def nginx(folder: Path, *members: Service) -> Iterator[RunningService]:
+    """Run nginx in front of services; yield what looks like one service."""
+    port = free_port()
+    ports = [member.port for member in members]
+    folder.chmod(0o755)
+    (folder / "nginx.conf").write_text(CONFIGURATION.format(ports=ports, port=port))
+    command = [program("nginx", "/usr/sbin/nginx"), "-c", "nginx.conf", "-p", str(folder)]
+    *_, last = members
+    front = RunningService(f"http://127.0.0.1:{port}", last.database, last.log.name)
+    with running_program(command, lambda: front.client.get("/health").is_success), front:
+        yield front
 
 
 def test_one_of_two_services_is_killed_while_users_write(
@@ -72,8 +63,7 @@ def test_one_of_two_services_is_killed_while_users_write(
     with (
         service("--timeout-keep-alive", "75", NEON_DATABASE_URL=url) as victim,
         service("--timeout-keep-alive", "75", NEON_DATABASE_URL=url) as survivor,
-        Front(url, [victim, survivor]) as front,
-        front.run(tmp_path),
+        nginx(tmp_path, victim, survivor) as front,
         Load(front, database, url, users=30, workers=2) as load,
     ):
         # uvicorn sends the head of an answer before its body. If the service dies in between, nginx
