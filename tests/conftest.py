@@ -105,12 +105,13 @@ BY_THE_BOOK = """
 
 
 @pytest.fixture(scope="session")
-def behind(
+def remote(
     database: harness.Postgres, proxy: harness.Proxy, frontend_keys: KeyServer
 ) -> Iterator[harness.Service]:
-    """The service behind the proxy, with four connections, on tables of another backend.
+    """A service with what `api` has not, and four connections to its database.
 
-    Its frontend publishes keys, and may have other names in its tokens. Its address has a path.
+    A proxy stands before the database, in which another backend has made the tables. The frontend
+    publishes keys and has further names in its tokens. The service's own address has a path.
     """
     url = database.create_database()
     database.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET timezone = 'Asia/Kolkata'")

@@ -17,7 +17,7 @@ from tests.harness import MAX_TASK_ID, Postgres, Proxy, Service, token, wait_unt
 from tests.test_access import STATEMENTS
 from tests.test_tasks import ROUTES
 
-POOL = 4  # connections of the service `behind`
+POOL = 4  # connections of the service `remote`
 
 SESSIONS = """
     SELECT count(*) FILTER (WHERE wait_event_type = 'Lock'), count(*)
@@ -28,23 +28,23 @@ TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datnam
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES)
-def test_every_route_takes_one_round_trip(behind, proxy, user, method, path, body):
-    task = behind.request("POST", "", user, json={"title": "x"}).json()
+def test_every_route_takes_one_round_trip(remote, proxy, user, method, path, body):
+    task = remote.request("POST", "", user, json={"title": "x"}).json()
     before = proxy.round_trips
-    assert behind.request(method, path.format(id=task["id"]), user, json=body).is_success
+    assert remote.request(method, path.format(id=task["id"]), user, json=body).is_success
     assert proxy.round_trips - before == 1
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES)
-def test_a_refused_request_takes_none(behind, proxy, user, method, path, body):
+def test_a_refused_request_takes_none(remote, proxy, user, method, path, body):
     before = proxy.round_trips
     path = path.format(id=1)
     for text, status in ((token(user, seconds=-60), 401), (token("other"), 403)):
-        answer = behind.request(method, path, user, bearer=text, json=body)
+        answer = remote.request(method, path, user, bearer=text, json=body)
         assert answer.status_code == status
     if path:
-        assert behind.request(method, path.replace("1", "abc"), user).status_code == 400
-    assert behind.client.get("/health").status_code == 200
+        assert remote.request(method, path.replace("1", "abc"), user).status_code == 400
+    assert remote.client.get("/health").status_code == 200
     assert proxy.round_trips == before
 
 
@@ -92,18 +92,18 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_no_request_fails_after_every_idle_connection_has_ended(behind, proxy, database, user, end):
-    assert read_at_once(behind, database, user) == [200] * POOL
+def test_no_request_fails_after_every_idle_connection_has_ended(remote, proxy, database, user, end):
+    assert read_at_once(remote, database, user) == [200] * POOL
     assert len(proxy.writers) == 2 * POOL
-    end(database, proxy, behind.database)
+    end(database, proxy, remote.database)
     wait_until(lambda: not proxy.writers)
-    assert read_at_once(behind, database, user) == [200] * POOL
+    assert read_at_once(remote, database, user) == [200] * POOL
 
 
-def test_connections_that_a_network_forgot_cost_one_503(behind, proxy, database, user):
-    assert read_at_once(behind, database, user) == [200] * POOL
+def test_connections_that_a_network_forgot_cost_one_503(remote, proxy, database, user):
+    assert read_at_once(remote, database, user) == [200] * POOL
     proxy.forget()
-    statuses = [behind.request("GET", "", user).status_code for _ in range(POOL)]
+    statuses = [remote.request("GET", "", user).status_code for _ in range(POOL)]
     assert statuses == [503] + [200] * (POOL - 1)
 
 
@@ -141,56 +141,56 @@ def test_a_connection_whose_request_was_cancelled_is_never_lent_again(layer):
     asyncio.run(scenario())
 
 
-def test_connections_never_exceed_the_pool_size(behind, database, user):
+def test_connections_never_exceed_the_pool_size(remote, database, user):
     with ThreadPoolExecutor(16) as threads:
         answers = [
-            threads.submit(behind.request, "GET", "", f"{user}{number % 6}") for number in range(96)
+            threads.submit(remote.request, "GET", "", f"{user}{number % 6}") for number in range(96)
         ]
         most = 0
         while not all(answer.done() for answer in answers):
-            most = max(most, sessions(database, behind.database)[1])
+            most = max(most, sessions(database, remote.database)[1])
     assert {answer.result().status_code for answer in answers} == {200}
     assert 1 <= most <= POOL
 
 
-def test_a_request_waits_a_second_for_a_connection(behind, database, user):
-    with ThreadPoolExecutor(POOL) as threads, locked(database, behind.database):
+def test_a_request_waits_a_second_for_a_connection(remote, database, user):
+    with ThreadPoolExecutor(POOL) as threads, locked(database, remote.database):
         held_up = [
-            threads.submit(behind.request, "GET", "", f"{user}{number}") for number in range(POOL)
+            threads.submit(remote.request, "GET", "", f"{user}{number}") for number in range(POOL)
         ]
-        wait_for_locks(database, behind.database, POOL)
+        wait_for_locks(database, remote.database, POOL)
         began = time.monotonic()
-        answer = behind.request("GET", "", user)
+        answer = remote.request("GET", "", user)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
         assert 0.9 < time.monotonic() - began < 2.5
     assert [answer.result().status_code for answer in held_up] == [200] * POOL
 
 
-def test_a_server_that_has_become_a_standby_is_503_for_writes(behind, proxy, database, user):
-    name = behind.database.rpartition("/")[2]
+def test_a_server_that_has_become_a_standby_is_503_for_writes(remote, proxy, database, user):
+    name = remote.database.rpartition("/")[2]
     change = f"ALTER DATABASE {name} SET default_transaction_read_only = {{}}"
     try:
         database.execute(change.format("on"))
-        terminate(database, proxy, behind.database)
-        assert behind.request("POST", "", user, json={"title": "x"}).status_code == 503
-        assert behind.request("GET", "", user).status_code == 200
+        terminate(database, proxy, remote.database)
+        assert remote.request("POST", "", user, json={"title": "x"}).status_code == 503
+        assert remote.request("GET", "", user).status_code == 200
     finally:
         database.execute(change.format("off"))
-        terminate(database, proxy, behind.database)
+        terminate(database, proxy, remote.database)
 
 
-def test_down_is_503_and_back_is_served_at_once(behind, proxy, user):
-    assert behind.request("POST", "", user, json={"title": "x"}).status_code == 201
+def test_down_is_503_and_back_is_served_at_once(remote, proxy, user):
+    assert remote.request("POST", "", user, json={"title": "x"}).status_code == 201
     real = proxy.target
     proxy.target = 1
     try:
         proxy.cut()
         wait_until(lambda: not proxy.writers)
         answers = [
-            behind.request(method, path.format(id=1), user, json=body)
+            remote.request(method, path.format(id=1), user, json=body)
             for method, path, body in ROUTES
         ]
-        refused = behind.request("GET", "", user, bearer="x")
+        refused = remote.request("GET", "", user, bearer="x")
     finally:
         proxy.target = real
     assert {answer.status_code for answer in answers} == {503}
@@ -198,7 +198,7 @@ def test_down_is_503_and_back_is_served_at_once(behind, proxy, user):
     detail = "The database or the sign-in keys are unavailable."
     assert [answer.json() for answer in answers] == [{"detail": detail}] * len(ROUTES)
     assert refused.status_code == 401
-    assert [task["title"] for task in behind.request("GET", "", user).json()] == ["x"]
+    assert [task["title"] for task in remote.request("GET", "", user).json()] == ["x"]
 
 
 def test_times_are_utc_although_the_database_is_elsewhere(api, database, user):

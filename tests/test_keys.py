@@ -65,9 +65,9 @@ async def outcome(text: str) -> object:
         return type(error)
 
 
-def test_each_algorithm_of_the_plugin_is_accepted(behind, frontend_keys):
+def test_each_algorithm_of_the_plugin_is_accepted(remote, frontend_keys):
     for algorithm in [*KEYS, *KEYS]:
-        answer = behind.request("GET", bearer=frontend_keys.sign("ada", algorithm))
+        answer = remote.request("GET", bearer=frontend_keys.sign("ada", algorithm))
         assert answer.status_code == 200, algorithm
     for asked in frontend_keys.asked:
         assert (asked["path"], asked["User-Agent"]) == ("/api/auth/jwks", "todo-backend")
@@ -93,8 +93,8 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("how", HOSTILE.values(), ids=HOSTILE)
-def test_a_token_that_the_plugin_did_not_make_is_401(behind, frontend_keys, how):
-    assert behind.request("GET", bearer=frontend_keys.sign(**how)).status_code == 401
+def test_a_token_that_the_plugin_did_not_make_is_401(remote, frontend_keys, how):
+    assert remote.request("GET", bearer=frontend_keys.sign(**how)).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -103,11 +103,11 @@ def test_a_token_that_the_plugin_did_not_make_is_401(behind, frontend_keys, how)
 )
 @pytest.mark.parametrize("kind", ["plugin", "secret"])
 def test_settings_may_name_another_issuer_and_audience(
-    behind, frontend_keys, kind, issuer, audience, status
+    remote, frontend_keys, kind, issuer, audience, status
 ):
     claims = {"iss": issuer, "aud": audience}
     text = frontend_keys.sign(**claims) if kind == "plugin" else token(**claims)
-    assert behind.request("GET", bearer=text).status_code == status
+    assert remote.request("GET", bearer=text).status_code == status
 
 
 def test_while_the_keys_are_away_it_is_503_and_the_secret_still_counts(api, frontend_keys):

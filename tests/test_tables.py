@@ -15,38 +15,38 @@ def known(user: str, **claims: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token(user, **claims)}", "Origin": FRONTEND}
 
 
-def test_times_without_a_zone_are_utc_in_every_answer(behind, database, user):
-    (hers,) = behind.request("GET", "", "eve").json()
+def test_times_without_a_zone_are_utc_in_every_answer(remote, database, user):
+    (hers,) = remote.request("GET", "", "eve").json()
     assert hers["created_at"] == "2026-01-02T03:04:05Z"
     assert hers["updated_at"] == "2026-01-02T03:04:05.5Z"
     sent = {"title": "x"}
-    created = behind.request("POST", "", user, json=sent, headers=known(user)).json()
+    created = remote.request("POST", "", user, json=sent, headers=known(user)).json()
     path = f"/{created['id']}"
-    changed = behind.request("PUT", path, user, json={"description": "y"}).json()
-    toggled = behind.request("PATCH", f"{path}/complete", user).json()
-    assert toggled == behind.request("GET", path, user).json()
+    changed = remote.request("PUT", path, user, json={"description": "y"}).json()
+    toggled = remote.request("PATCH", f"{path}/complete", user).json()
+    assert toggled == remote.request("GET", path, user).json()
     for task in (created, changed, toggled):
         assert task["created_at"] == created["created_at"]
         assert task["updated_at"].endswith("Z")
     age = "SELECT abs(extract(epoch FROM updated_at - now() AT TIME ZONE 'UTC')) FROM tasks"
-    [(seconds,)] = database.execute(f"{age} WHERE id = %s", created["id"], url=behind.database)
+    [(seconds,)] = database.execute(f"{age} WHERE id = %s", created["id"], url=remote.database)
     assert seconds < 60
 
 
-def test_a_task_whose_completed_is_null_is_pending_until_it_is_completed(behind, database):
+def test_a_task_whose_completed_is_null_is_pending_until_it_is_completed(remote, database):
     def titles(parameters: str) -> list[str]:
-        return [task["title"] for task in behind.request("GET", parameters, "zoe").json()]
+        return [task["title"] for task in remote.request("GET", parameters, "zoe").json()]
 
-    (hers,) = behind.request("GET", "", "zoe").json()
+    (hers,) = remote.request("GET", "", "zoe").json()
     path = f"/{hers['id']}"
     assert hers["completed"] is False
-    assert behind.request("GET", path, "zoe").json()["completed"] is False
+    assert remote.request("GET", path, "zoe").json()["completed"] is False
     assert titles("?status=all") == titles("?status=pending") == ["Hers"]
     assert titles("?status=completed") == []
-    changed = behind.request("PUT", path, "zoe", json={"description": "x"}).json()
+    changed = remote.request("PUT", path, "zoe", json={"description": "x"}).json()
     assert changed["completed"] is False
-    database.execute("UPDATE tasks SET completed = NULL WHERE user_id = 'zoe'", url=behind.database)
-    assert behind.request("PATCH", f"{path}/complete", "zoe").json()["completed"] is True
+    database.execute("UPDATE tasks SET completed = NULL WHERE user_id = 'zoe'", url=remote.database)
+    assert remote.request("PATCH", f"{path}/complete", "zoe").json()["completed"] is True
     assert titles("?status=completed") == ["Hers"]
 
 
@@ -63,8 +63,8 @@ def refused(api: Service, user: str, **claims: str) -> tuple[int, str, str]:
     return answer.status_code, answer.json()["detail"], log
 
 
-def test_an_address_that_another_user_has_is_409(behind, user):
-    status, detail, log = refused(behind, user, email="eve@example.com")
+def test_an_address_that_another_user_has_is_409(remote, user):
+    status, detail, log = refused(remote, user, email="eve@example.com")
     assert (status, detail) == (409, "A rule of the tables refuses this.")
     assert "ERROR statement refused: " in log
 
@@ -91,13 +91,13 @@ CHANGES = {
 
 @pytest.mark.parametrize(("change", "undo", "expected"), CHANGES.values(), ids=CHANGES)
 def test_tables_that_change_later_are_said_in_the_log_without_what_users_wrote(
-    behind, database, user, change, undo, expected
+    remote, database, user, change, undo, expected
 ):
-    database.execute(change, url=behind.database)
+    database.execute(change, url=remote.database)
     try:
-        status, detail, log = refused(behind, user)
+        status, detail, log = refused(remote, user)
     finally:
-        database.execute(undo, url=behind.database)
+        database.execute(undo, url=remote.database)
     assert status == expected[0]
     assert f"statement refused: {expected[1]}" in log
     assert "in create_task" in log
