@@ -21,7 +21,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ROOT = Path(__file__).parent.parent
 PUBLIC_MARK = "public-development-secret"  # stands in the secret that .env sets
-# Of a password with @ or / in it, libpq would take a part for the host, and show it in errors.
+# This finds the address in what was pasted. A password with @ or / in it is refused, because libpq
+# would take a part of it for the host, and show it in errors.
 DATABASE_URL = re.compile(
     r"""(?x)
     postgres(ql)?(\+\w+)?://  # a driver may be named in between
@@ -89,7 +90,7 @@ class Settings(BaseSettings):
         env_file=(ROOT / ".env", ROOT / ".env.local"),
         env_ignore_empty=True,
         extra="ignore",
-        validate_default=False,
+        validate_default=False,  # The checks want text; the defaults are fine.
     )
 
     # 32 bytes are what HS256 wants (RFC 7518, section 3.2). Files and commands end in a line break.
@@ -123,7 +124,7 @@ def read_settings() -> Settings:
         raise SystemExit(f".env.local or .env cannot be read: {error}") from None
     except ValidationError as error:
         mistake = error.errors()[0]
-    name = str(mistake["loc"][0]).upper()
+    name = str(mistake["loc"][0]).upper()  # pydantic names the first alias
     if mistake["type"] == "missing":
         raise SystemExit(f"{name} is not set. An example: {EXAMPLES[name]}")
     if name == "NEON_DATABASE_URL" and not os.environ.get(name):

@@ -20,12 +20,12 @@ from backend.models import Task
 Row = dict[str, Any]
 
 # Seconds. A request waits for a free connection, and then for connecting and the answer: 5 at most.
-# PostgreSQL ends a statement a second before nobody waits for its answer any more.
+# PostgreSQL gives up a statement one second before the service does.
 FREE_CONNECTION_TIMEOUT = 1
 ANSWER_TIMEOUT = 4
 STATEMENT_TIMEOUT = 3
-# They are sent before each statement, in the same message. PostgreSQL runs a message as one
-# transaction, and LOCAL settings end with it: a pooler hands them on to nobody.
+# They are sent before each statement, in the same message. PostgreSQL runs the statements of one
+# message in one transaction, and LOCAL settings end with it: a pooler hands them on to nobody.
 LOCAL_SETTINGS = (
     f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}s'; SET LOCAL timezone = 'UTC'; "
 )
@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 async def fetch(statement: str, *, user_id: str, **values: Any) -> list[Row]:
     """Run a user's SELECT, or statement with RETURNING, in one round trip, and return its rows.
 
+    The statement has to name `user_id`, which stands apart so that no call leaves it out.
     Raise UnavailableError if the database does not answer in time, and psycopg2's error if it
     refuses the statement. What was sent is never sent again.
     """
@@ -80,7 +81,8 @@ async def run_statement(statement: str, values: dict[str, Any]) -> list[Row]:
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     finally:
         if connection.closed:
-            idle.clear()  # The server or the network has failed, so the others are closed as well.
+            # Probably the server or the network has failed. To drop the others closes them.
+            idle.clear()
         else:
             idle.append(connection)
 
@@ -112,6 +114,7 @@ async def connect() -> extensions.connection:
     if re.fullmatch("[^/,]+", host):  # no socket and no list of hosts, which are left to libpq
         found = await anyio.getaddrinfo(host, None, type=SOCK_STREAM)  # libpq's own would block.
         hostaddr = ",".join(address[0] for *_, address in found)
+        # libpq wants a host for each address; the server's certificate has to name it.
         addresses = {"hostaddr": hostaddr, "host": ",".join([host] * len(found))}
     connection = psycopg2.connect(**(parameters | addresses), async_=True)
     await wait_for_answer(connection)
@@ -123,7 +126,7 @@ async def wait_for_answer(connection: extensions.connection) -> None:
 
     psycopg2 is no asyncio driver, but has asynchronous connections, whose `poll` says for what
     their socket has to wait. (See "Asynchronous support" in its documentation.) Threads would cost
-    a quarter more CPU.
+    at least a quarter more CPU.
     """
     try:
         while (state := connection.poll()) != extensions.POLL_OK:
@@ -132,14 +135,14 @@ async def wait_for_answer(connection: extensions.connection) -> None:
             else:
                 await anyio.wait_writable(connection.fileno())
     except psycopg2.Error:
-        raise  # This is the whole answer, so the connection is of further use, if it is open.
+        raise  # PostgreSQL has refused the message, and is done with it.
     except BaseException:
         connection.close()  # The answer may still arrive, and must not be taken for another's.
         raise
 
 
 def compile_sql(statement: Select[Any]) -> str:
-    """Return a statement's SQL for `fetch`."""
+    """Return a statement's SQL with %(name)s for each parameter, as psycopg2 takes it."""
     return str(statement.compile(dialect=dialect()))  # type: ignore[no-untyped-call]
 
 
@@ -166,7 +169,7 @@ def start() -> str:
                 "SET LOCAL lock_timeout = '7s'; SELECT pg_advisory_xact_lock(28880)"
             )
             SQLModel.metadata.create_all(connection)
-            # Tables that others made must have the columns that the statements name.
+            # Tables that others made must have the columns that the statements name: some of users.
             connection.exec_driver_sql("SELECT id, email, name FROM users LIMIT 0")
             connection.execute(select(Task).limit(0))
     except exc.DBAPIError as error:
@@ -177,7 +180,7 @@ def start() -> str:
 
 def read_time(value: str | None, _cursor: Any) -> str | None:
     """Return a time as JSON has it (RFC 3339, section 5.6); one without a zone counts as UTC."""
-    return value and value.removesuffix("+00").replace(" ", "T") + "Z"
+    return value and f"{value.removesuffix('+00').replace(' ', 'T')}Z"
 
 
 def read_boolean(value: str | None, _cursor: Any) -> bool:

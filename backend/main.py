@@ -32,14 +32,13 @@ machine `python -m backend.auth.jwt ada` prints one for the user `ada`.
 logger = logging.getLogger(__name__)
 
 
+# FastAPI's own max_body_size (0.165) carries out a DELETE with a large body, and then answers 413,
+# in plain text and without CORS headers.
 @dataclass
 class BodyLimitMiddleware:
     """Refuse a body that is too large with 413 when a route reads it, and so before it acts.
 
-    FastAPI answers an HTTPException that `receive` raises as one that the route raises.
-
-    FastAPI's own max_body_size (0.165) carries out a DELETE with a large body, and then answers
-    413, in plain text and without CORS headers.
+    FastAPI answers the HTTPException that `receive` raises.
     """
 
     app: ASGIApp
@@ -124,7 +123,8 @@ async def root(request: Request) -> RedirectResponse:
     return RedirectResponse(f"{request.scope['root_path']}/docs")
 
 
-# FastAPI keeps this OpenAPI document. It names 422, for which `refuse_input` answers 400.
+# FastAPI keeps this OpenAPI document, so all routes stand above. 422 is taken out of it, because
+# `refuse_input` answers 400 instead.
 document = app.openapi()
 for operations in document["paths"].values():
     for operation in operations.values():

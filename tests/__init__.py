@@ -1,4 +1,4 @@
-"""The tests use settings of their own, and a copy of the service without a .env.local beside it."""
+"""Replaces the environment's settings, and the service by a copy without a .env.local beside it."""
 
 import atexit
 import os

@@ -3,6 +3,7 @@
 import base64
 import inspect
 import json
+import re
 import time
 
 import jwt
@@ -66,12 +67,18 @@ def test_each_route_asks_for_the_current_user(route):
     assert route.path.startswith("/api/{user_id}/tasks")
 
 
-STATEMENTS = [*tasks.LIST.values(), tasks.READ, tasks.UPDATE, tasks.TOGGLE, tasks.DELETE]
+STATEMENTS = [
+    text
+    for value in vars(tasks).values()
+    for text in (value.values() if isinstance(value, dict) else [value])
+    if isinstance(text, str) and re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE)\s", text)
+]
 
 
-@pytest.mark.parametrize("statement", [*STATEMENTS, tasks.CREATE])
+@pytest.mark.parametrize("statement", STATEMENTS)
 def test_each_statement_names_the_owner(statement):
     assert "user_id = %(user_id)s" in statement
+    # Outside brackets, OR would leave a way around the owner.
     assert " OR " not in statement.partition(" AND (")[0]
 
 
@@ -97,7 +104,6 @@ GENUINE = {
     "of another trusted origin": token(iss="https://app.example.com", aud="http://[::1]:8080"),
     "with a list of audiences": token(aud=["https://else.example", FRONTEND]),
     "with claims of other kinds": token(id="eve", email=5, name=["x"], role="admin", jti="x"),
-    "with a kid, which the secret has not": token(kid="any"),
     "of 16 KiB, less a little": token(image="x" * 12100),
 }
 REFUSED = {
@@ -115,11 +121,10 @@ REFUSED = {
     "no sub but an id and an e-mail": (token(sub=None, id="ada", email="ada"), INVALID),
     "sub a number": (signed({"sub": 5, "exp": 2**40}), INVALID),
     "sub empty": (token(sub=""), INVALID),
+    "sub of 256 characters": (token(sub="a" * 256), INVALID),
     "sub with a line break": (token(sub="ada\n"), INVALID),
     "sub a lone surrogate": (signed({"sub": "\ud800", "exp": 2**40}), INVALID),
-    "sub of 256 characters": (token(sub="a" * 256), INVALID),
     "another issuer": (token(iss="http://evil.example"), INVALID),
-    "another audience": (token(aud="http://evil.example"), INVALID),
     "no audience of ours": (token(aud=["http://evil.example", {}]), INVALID),
     "audience a number": (signed({"sub": "ada", "exp": 2**40, "aud": 5}), INVALID),
     "deeply nested": (f"{part({'alg': 'HS256'})}.{encoded(b'[' * 6000)}.x", INVALID),

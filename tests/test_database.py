@@ -94,7 +94,7 @@ ENDS = {
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 def test_no_request_fails_after_every_idle_connection_has_ended(remote, proxy, database, user, end):
     assert read_at_once(remote, database, user) == [200] * POOL
-    assert len(proxy.writers) == 2 * POOL
+    assert len(proxy.writers) == 2 * POOL  # one for each direction
     end(database, proxy, remote.database)
     wait_until(lambda: not proxy.writers)
     assert read_at_once(remote, database, user) == [200] * POOL
@@ -244,7 +244,7 @@ def among_many(api, database):
 
 
 @pytest.mark.parametrize("completed", [None, True])
-@pytest.mark.parametrize("statement", STATEMENTS)
+@pytest.mark.parametrize("statement", [text for text in STATEMENTS if "INSERT" not in text])
 def test_each_statement_is_one_index_scan_among_the_tasks_of_many_users(
     among_many, database, statement, completed
 ):

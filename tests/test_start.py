@@ -63,7 +63,6 @@ def refusal_of(read, **arguments):
     [
         ("BETTER_AUTH_SECRET", "x" * 31 + "\n", "String should have at least 32 characters."),
         ("BETTER_AUTH_URL", "localhost:3000", "URL scheme should be 'http' or 'https'."),
-        ("BETTER_AUTH_URL", "*", "Input should be a valid URL, relative URL without a base."),
         ("BETTER_AUTH_URL", "https://app.example.com/auth", NO_ORIGIN),
         ("BETTER_AUTH_URL", f"https://ada:{PASSWORD}@h", NO_ORIGIN),
         ("BETTER_AUTH_TRUSTED_ORIGINS", "*", "Input should be a valid URL, relative URL"),
@@ -71,7 +70,6 @@ def refusal_of(read, **arguments):
         ("BETTER_AUTH_JWKS_URL", "keys", "String should match pattern"),
         ("BETTER_AUTH_JWKS_URL", f"https://ada:{PASSWORD}@h/jwks", "String should match pattern"),
         ("DATABASE_POOL_SIZE", "0", "Input should be greater than 0."),
-        ("DATABASE_URL", "sqlite:///x", NO_ADDRESS),
         ("DATABASE_URL", f"mysql://ada:{PASSWORD}@h/todo", NO_ADDRESS),
         ("NEON_DATABASE_URL", f"postgresql://ada:x@{PASSWORD}@h/todo", NO_ADDRESS),
         ("NEON_DATABASE_URL", f"postgresql://ada:x/{PASSWORD}@h/todo", NO_ADDRESS),

@@ -86,7 +86,6 @@ def reader(api):
         ("?status=completed", "ca"),
         ("?sort=title", "aBcd"),
         ("?status=pending&sort=title", "Bd"),
-        ("?sort=title&status=completed", "ac"),
         ("?STATUS=pending&completed=true&page=2&limit=1&search=x&order=asc", "dcBa"),
         ("/?status=pending&sort=title", "Bd"),
     ],

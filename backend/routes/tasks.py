@@ -45,13 +45,13 @@ def answer(content: Row | list[Row], status_code: int = 200) -> Response:
     return Response(to_json(content), status_code, media_type="application/json")
 
 
-# The parameter `completed` is NULL for all tasks. A task whose own is NULL, as in a column that was
-# added later, is pending.
+# `status=all` sends NULL. A task whose `completed` is NULL, which a column that was added later may
+# hold, counts as pending.
 OWN_TASKS = select(Task).where(
     Task.user_id == bindparam("user_id"),
     or_(
         bindparam("completed").is_(None),
-        bindparam("completed") == col(Task.completed).is_(True),
+        col(Task.completed).is_(True) == bindparam("completed"),
     ),
 )
 LIST = {
@@ -75,9 +75,9 @@ async def list_tasks(
     return answer(rows)
 
 
-# A user's first task also makes the user's row. Where there is one, as in Better Auth's `users`,
-# NOT EXISTS keeps PostgreSQL from asking for columns that are unknown here. ON CONFLICT is for two
-# first tasks at once: both find no row.
+# A user's first task also makes the user's row. Better Auth's `users` may require columns that are
+# not given here, for which INSERT would fail even with ON CONFLICT. So no row is proposed where one
+# exists. ON CONFLICT is for two first tasks at once.
 CREATE = """
     INSERT INTO users (id, email, name)
     SELECT %(user_id)s, %(email)s, %(name)s
@@ -136,7 +136,8 @@ UPDATE = """
 @router.put("/{task_id}", response_model=Task, responses={404: ERROR, 409: ERROR, 413: ERROR})
 async def update_task(user: CurrentUser, task_id: TaskId, body: TaskUpdate) -> Response:
     """Only the fields that are sent change; null or empty text clears a description."""
-    changes = body.model_dump()  # leaves out what is MISSING: the fields that were not sent
+    # A field that was not sent is left out here, and NULL below. (null is no title and no boolean.)
+    changes = body.model_dump()
     task = await fetch_task(
         UPDATE,
         user_id=user.id,
