@@ -49,10 +49,7 @@ def answer(content: Row | list[Row], status_code: int = 200) -> Response:
 # hold, counts as pending.
 OWN_TASKS = select(Task).where(
     Task.user_id == bindparam("user_id"),
-    or_(
-        bindparam("completed").is_(None),
-        col(Task.completed).is_(True) == bindparam("completed"),
-    ),
+    or_(bindparam("completed").is_(None), col(Task.completed).is_(True) == bindparam("completed")),
 )
 LIST = {
     "created": compile_sql(OWN_TASKS.order_by(col(Task.id).desc())),
@@ -136,8 +133,7 @@ UPDATE = """
 @router.put("/{task_id}", response_model=Task, responses={404: ERROR, 409: ERROR, 413: ERROR})
 async def update_task(user: CurrentUser, task_id: TaskId, body: TaskUpdate) -> Response:
     """Only the fields that are sent change; null or empty text clears a description."""
-    # A field that was not sent is left out here, and NULL below. (null is no title and no boolean.)
-    changes = body.model_dump()
+    changes = body.model_dump()  # Fields that were not sent are left out here, and NULL below.
     task = await fetch_task(
         UPDATE,
         user_id=user.id,
