@@ -109,6 +109,7 @@ GENUINE = {
 REFUSED = {
     "expired": (token(seconds=-60), EXPIRED),
     "a session token of Better Auth": ("2hoJ9QNmTlVQBMtUy0rZCJd6VLRFN4Cg", NO_JWT),
+    "two parts": (f"{HEADER}.{PAYLOAD}", NO_JWT),
     "over 16 KiB": (token(image="x" * 12400), TOO_LONG),
     "over 16 KiB, and nothing else": ("x" * 16385, TOO_LONG),
     "empty parts": ("..", INVALID),
@@ -126,7 +127,6 @@ REFUSED = {
     "sub a lone surrogate": (signed({"sub": "\ud800", "exp": 2**40}), INVALID),
     "another issuer": (token(iss="http://evil.example"), INVALID),
     "no audience of ours": (token(aud=["http://evil.example", {}]), INVALID),
-    "audience a number": (signed({"sub": "ada", "exp": 2**40, "aud": 5}), INVALID),
     "deeply nested": (f"{part({'alg': 'HS256'})}.{encoded(b'[' * 6000)}.x", INVALID),
     "not ASCII": ("\xe9.\xe9.\xe9", INVALID),
 }

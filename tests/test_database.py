@@ -115,6 +115,13 @@ def layer(database, monkeypatch):
     return db
 
 
+TIMEOUT = "SELECT %(user_id)s AS user_id, current_setting('statement_timeout') AS timeout"
+
+
+def test_postgresql_gives_up_a_statement_after_three_seconds(layer):
+    assert asyncio.run(layer.fetch(TIMEOUT, user_id="ada"))[0]["timeout"] == "3s"
+
+
 WHO = "SELECT %(user_id)s AS user_id, pg_backend_pid() AS backend"
 SLOWLY = f"SELECT * FROM ({WHO}) AS who, pg_sleep(60)"
 

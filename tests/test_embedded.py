@@ -1,6 +1,5 @@
 """A clone brings its own PostgreSQL, wherever it lies; what cannot be had is one line."""
 
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -62,9 +61,3 @@ def test_where_no_folder_can_be_made_is_one_line(tmp_path: Path):
         embedded.start(folder)
     assert str(refusal.value).startswith(f"The PostgreSQL in {folder} ")
     assert "\n" not in str(refusal.value)
-
-
-def test_where_its_packages_are_not_installed_is_one_line(tmp_path: Path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "filelock", None)
-    with pytest.raises(SystemExit, match="DATABASE_URL=embedded needs"):
-        embedded.start(tmp_path / ".postgres")
