@@ -169,7 +169,8 @@ def start() -> str:
                 "SET LOCAL lock_timeout = '7s'; SELECT pg_advisory_xact_lock(28880)"
             )
             SQLModel.metadata.create_all(connection)
-            # Tables that others made must have the columns that the statements name: some of users.
+            # Tables that others made must have the columns that the statements name. The created_at
+            # of users is none of them.
             connection.exec_driver_sql("SELECT id, email, name FROM users LIMIT 0")
             connection.execute(select(Task).limit(0))
     except exc.DBAPIError as error:
