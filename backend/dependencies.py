@@ -23,8 +23,9 @@ async def get_current_user(
     UnavailableError if the signing keys are away.
     """
     if credentials is None:
-        detail = "Send a token in the header Authorization, as Bearer <token>."
-        raise HTTPException(401, detail, CHALLENGE)
+        raise HTTPException(
+            401, "Send a token in the header Authorization, as Bearer <token>.", CHALLENGE
+        )
     token = credentials.credentials
     try:
         user = await verify(token)

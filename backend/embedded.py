@@ -14,6 +14,7 @@ import time
 from importlib.metadata import distribution
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
+from tempfile import TemporaryFile
 from typing import Any
 
 import psycopg2
@@ -152,9 +153,12 @@ def run(data: Path, program: str, *options: str) -> None:
     command = [f"{programs}/{program}", "--pgdata=.", *options]
     if IS_ROOT:
         command = [*AS_NOBODY, *command]
-    done = subprocess.run(command, cwd=data, capture_output=True, text=True, errors="replace")
-    if done.returncode != 0:
-        raise RuntimeError(" ".join(done.stderr.split()))
+    # A file, because PostgreSQL may keep a pipe open, whose end would then never come.
+    with TemporaryFile("w+", errors="replace") as problems:
+        done = subprocess.run(command, cwd=data, stdout=DEVNULL, stderr=problems)
+        problems.seek(0)
+        if done.returncode:
+            raise RuntimeError(" ".join(problems.read().split()))
 
 
 if __name__ == "__main__":
