@@ -13,7 +13,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     PositiveInt,
-    StringConstraints,
     ValidationError,
     ValidationInfo,
 )
@@ -90,12 +89,13 @@ class Settings(BaseSettings):
         env_file=(ROOT / ".env", ROOT / ".env.local"),
         env_ignore_empty=True,
         extra="ignore",
+        str_strip_whitespace=True,  # Files and commands end in a line break.
         validate_default=False,  # The checks want text; the defaults are fine.
     )
 
-    # 32 bytes are what HS256 wants (RFC 7518, section 3.2). Files and commands end in a line break.
-    # It stands before the database, whose check needs it.
-    better_auth_secret: Annotated[str, StringConstraints(min_length=32, strip_whitespace=True)]
+    # 32 bytes are what HS256 wants (RFC 7518, section 3.2). The secret stands before the database,
+    # whose check needs it.
+    better_auth_secret: Annotated[str, Field(min_length=32)]
     better_auth_url: Origin
     better_auth_trusted_origins: Annotated[list[Origin], NoDecode, BeforeValidator(split_list)] = []
     better_auth_issuer: Names = []

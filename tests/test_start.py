@@ -165,8 +165,10 @@ def test_the_environment_comes_before_files_and_neon_before_database(
     assert url.removeprefix("postgresql://") == expected
 
 
-def test_a_line_break_at_the_end_of_the_secret_is_dropped(read):
-    assert read(**GOOD | {"BETTER_AUTH_SECRET": f"{SECRET}\r\n"}).better_auth_secret == SECRET
+def test_blanks_and_line_breaks_around_a_setting_are_dropped(read):
+    given = {"BETTER_AUTH_SECRET": f"{SECRET}\r\n", "DATABASE_URL": " embedded\n"}
+    settings = read(**GOOD | given)
+    assert (settings.better_auth_secret, settings.database_url) == (SECRET, "embedded")
 
 
 def test_the_public_secret_is_the_one_that_git_has(read):
