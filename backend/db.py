@@ -10,7 +10,6 @@ import anyio
 import psycopg2
 from psycopg2 import errors, extensions
 from sqlalchemy import Select, create_engine, exc, select
-from sqlalchemy.dialects.postgresql.psycopg2 import dialect
 from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
 
@@ -42,6 +41,10 @@ EMBEDDED = ROOT / ".postgres"  # where the data of the embedded database is
 parameters: dict[str, str] = {}  # of the database, as libpq names them; start() sets them
 idle: list[extensions.connection] = []  # The last one was used last, and is likeliest to be alive.
 places = asyncio.Semaphore(settings.database_pool_size)
+# SQLAlchemy's, for the start and for compiling. It connects when it is first used.
+engine = create_engine(
+    "postgresql+psycopg2://", creator=lambda: psycopg2.connect(**parameters), poolclass=NullPool
+)
 logger = logging.getLogger(__name__)
 
 
@@ -57,7 +60,7 @@ async def fetch(statement: str, *, user_id: str, **values: Any) -> list[Row]:
             await places.acquire()
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
-                return await run_statement(statement, {"user_id": user_id, **values})
+                return await run_statement(statement, values | {"user_id": user_id})
         finally:
             places.release()
     except (
@@ -143,7 +146,7 @@ async def wait_for_answer(connection: extensions.connection) -> None:
 
 def compile_sql(statement: Select[Any]) -> str:
     """Return a statement's SQL with %(name)s for each parameter, as psycopg2 takes it."""
-    return str(statement.compile(dialect=dialect()))  # type: ignore[no-untyped-call]
+    return str(statement.compile(engine))
 
 
 def start() -> str:
@@ -161,7 +164,6 @@ def start() -> str:
         database = extensions.parse_dsn(settings.database_url)
         name = f"{database.get('host')}/{database.get('dbname')}"
     parameters.update(CONNECTION_DEFAULTS | database)
-    engine = create_engine("postgresql+psycopg2://", connect_args=parameters, poolclass=NullPool)
     try:
         with engine.begin() as connection:
             # Of several services that start at once, one makes the tables. (28880 is any number.)
