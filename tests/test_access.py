@@ -104,6 +104,7 @@ GENUINE = {
     "of another trusted origin": token(iss="https://app.example.com", aud="http://[::1]:8080"),
     "with a list of audiences": token(aud=["https://else.example", FRONTEND]),
     "with claims of other kinds": token(id="eve", email=5, name=["x"], role="admin", jti="x"),
+    "with a kid, which the secret has not": token(kid="any"),
     "of 16 KiB, less a little": token(image="x" * 12100),
 }
 REFUSED = {
@@ -127,6 +128,14 @@ REFUSED = {
     "sub a lone surrogate": (signed({"sub": "\ud800", "exp": 2**40}), INVALID),
     "another issuer": (token(iss="http://evil.example"), INVALID),
     "no audience of ours": (token(aud=["http://evil.example", {}]), INVALID),
+    "four parts": (f"{token()}.x", NO_JWT),
+    "another audience": (token(aud="http://evil.example"), INVALID),
+    "kid is a list": (signed({"sub": "ada", "exp": 2**40}, kid=["x"]), INVALID),
+    "alg is a list": (signed({"sub": "ada", "exp": 2**40}, alg=["HS256"]), INVALID),
+    "payload not an object": (signed(["ada"]), INVALID),
+    "issuer null": (signed({"sub": "ada", "exp": 2**40, "iss": None}), INVALID),
+    "audience empty": (signed({"sub": "ada", "exp": 2**40, "aud": []}), INVALID),
+    "audience a number": (signed({"sub": "ada", "exp": 2**40, "aud": 5}), INVALID),
     "deeply nested": (f"{part({'alg': 'HS256'})}.{encoded(b'[' * 6000)}.x", INVALID),
     "not ASCII": ("\xe9.\xe9.\xe9", INVALID),
 }

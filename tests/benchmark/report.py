@@ -26,7 +26,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def table_of_runs(
     title: str, rows: dict[str, list[Run]], further: dict[str, dict[str, str]] | None = None
 ) -> None:
-    """Print one or two runs a row, as "one / other", and further columns by the rows' names."""
+    """Print two runs a row, as "one / other", and further columns by the rows' names."""
     further = further or {}
     lines = []
     for name, runs in rows.items():

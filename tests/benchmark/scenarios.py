@@ -20,7 +20,7 @@ CONNECTIONS = 50
 ROUND_TRIP = 0.02  # seconds to the database and back, where there is a delay
 AGAINST = ["requests/s", "CPU us", "p95 ms"]  # what is compared of two trees
 
-Rows = dict[str, list[Run]]  # for each operation the service, and maybe the typical backend
+Rows = dict[str, list[Run]]  # two in each row, such as the service and the typical backend
 
 
 class Benchmark:

@@ -7,15 +7,15 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import httpx
 import pytest
-from programs import output_of
+from programs import output_of, running_program
 
-from tests.harness import ROOT, SECRET, Postgres, Service, free_port, service, wait_until
+from tests.harness import ROOT, SECRET, Postgres, Service, free_port, service
 
 DIRECTORY = Path(__file__).parent / "frontend"
 PASSWORD = "correct horse battery staple"
@@ -79,51 +79,13 @@ def write_modules(folder: Path, way: str) -> None:
 
 
 class Frontend:
-    """The frontend of docs/frontend.md, served by Node.
+    """A frontend, and the people who use it."""
 
-    `more` are further `options` of Better Auth, and other options of its plugin `jwt`.
-    """
-
-    def __init__(self, folder: Path, way: str, database: str, **more: Any) -> None:
-        self.port = free_port()
-        self.url = f"http://localhost:{self.port}"
+    def __init__(self, port: int, log: Path) -> None:
+        self.port = port
+        self.url = f"http://localhost:{port}"
+        self.log = log
         self.people: list[Person] = []
-        self.folder = folder
-        settings = {
-            "PORT": str(self.port),
-            "DATABASE_URL": database,
-            "BETTER_AUTH_URL": self.url,
-            "BETTER_AUTH_SECRET": SECRET,
-            "MORE": json.dumps(more),
-        }
-        write_modules(folder, way)
-        if more:
-            (folder / "lib" / "auth.ts").rename(folder / "lib" / "documented.ts")
-            shutil.copy(DIRECTORY / "auth.ts", folder / "lib")
-
-        with (folder / "log").open("w") as log:
-            self.process = subprocess.Popen(
-                [program("node"), "server.mjs"],
-                cwd=folder,
-                env=os.environ | settings,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def answers(self) -> bool:
-        assert self.process.poll() is None, self.log()
-        with suppress(httpx.TransportError):
-            return httpx.get(self.url).is_success
-        return False
-
-    def stop(self) -> None:
-        for person in self.people:
-            person.client.close()
-        self.process.kill()
-        self.process.wait(10)
-
-    def log(self) -> str:
-        return (self.folder / "log").read_text()
 
     def sign_up(self, origin: str = "") -> "Person":
         """Return somebody new, who uses the frontend at this origin."""
@@ -165,13 +127,35 @@ class Person:
 
 @contextmanager
 def frontend(database: str, way: str = PLUGIN, **more: Any) -> Iterator[Frontend]:
-    with tempfile.TemporaryDirectory() as folder:
-        running = Frontend(Path(folder), way, database, **more)
-        try:
-            wait_until(running.answers, "the frontend answers", 30)
-            yield running
-        finally:
-            running.stop()
+    """Serve the frontend of docs/frontend.md with Node.
+
+    `more` are further `options` of Better Auth, and other options of its plugin `jwt`.
+    """
+    port = free_port()
+    settings = {
+        "PORT": str(port),
+        "DATABASE_URL": database,
+        "BETTER_AUTH_URL": f"http://localhost:{port}",
+        "BETTER_AUTH_SECRET": SECRET,
+        "MORE": json.dumps(more),
+    }
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
+        write_modules(folder, way)
+        if more:
+            (folder / "lib" / "auth.ts").rename(folder / "lib" / "documented.ts")
+            shutil.copy(DIRECTORY / "auth.ts", folder / "lib")
+        with running_program(
+            [program("node"), "server.mjs"],
+            lambda: httpx.get(f"http://localhost:{port}").is_success,
+            seconds=30,
+            cwd=folder,
+            env=os.environ | settings,
+        ) as log:
+            home = Frontend(port, log)
+            yield home
+            for person in home.people:
+                person.client.close()
 
 
 @contextmanager

@@ -32,22 +32,24 @@ def output_of(*command: str | Path, cwd: Path = ROOT, **options: Any) -> str:
 @contextmanager
 def running_program(
     command: list[str], is_up: Callable[[], object], seconds: float = 15, **options: Any
-) -> Iterator[None]:
-    """Run a program until the end of the block, which begins when the program answers."""
-    with tempfile.TemporaryFile("w+") as log:
+) -> Iterator[Path]:
+    """Run a program until the end of the block, which begins when the program answers.
+
+    Yield the file of what it says.
+    """
+    with tempfile.NamedTemporaryFile("w+") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, **options
         )
 
         def answers() -> object:
-            log.seek(0)
-            assert process.poll() is None, log.read()
+            assert process.poll() is None, Path(log.name).read_text()
             with suppress(httpx.TransportError, psycopg2.OperationalError):
                 return is_up()
 
         try:
             wait_until(answers, f"{command[0]} answers", seconds)
-            yield
+            yield Path(log.name)
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(10)

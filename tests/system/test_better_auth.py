@@ -51,7 +51,7 @@ def test_tokens_of_each_algorithm_work_on_every_route(algorithm: str, database: 
 def test_other_tokens_of_better_auth_are_refused(database: Postgres) -> None:
     with together(database, options=CACHE, jwt={}) as (home, backend):
         zoe = home.sign_up()
-        [mailed] = re.findall("mailed (.*)", home.log())
+        [mailed] = re.findall("mailed (.*)", home.log.read_text())
         for token in (zoe.cookie("session_data"), mailed):
             claims = jwt.decode(token, SECRET, ["HS256"])
             assert claims["exp"] > time.time(), "it is refused for something else than its age"
