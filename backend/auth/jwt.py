@@ -101,8 +101,8 @@ async def decode(token: str) -> dict[str, Any]:
 def read_header(segment: str) -> dict[str, Any]:
     """Return what a token's first part says, unverified.
 
-    It is remembered, since all tokens of one key have the same. That saves 17 microseconds for each
-    new token, which then takes 37 to verify. PyJWT wants three parts, so two empty ones follow.
+    It is remembered, since all tokens of one key have the same: with HS256 that saves 17 of the 54
+    microseconds of a new token. PyJWT wants three parts, so two empty ones follow.
     """
     return jwt.get_unverified_header(f"{segment}..")
 
